@@ -1,0 +1,64 @@
+"""The front door: finds the command, answers `--help` at once, turns errors into messages and exit codes.
+
+Exit codes: 0 done, 1 a run failed, 2 a wrong command or config, 75 preempted, 130 interrupted. Nothing here imports
+torch or Hydra before a command needs them.
+"""
+
+import os
+import sys
+
+from tlmtl import __version__
+from tlmtl.errors import ConfigError, TlmtlError, nearest
+from tlmtl.help import HELP
+
+COMMANDS = ("train", "compare", "list")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = dispatch(words)
+        sys.stdout.flush()  # a closed pipe is told here, not by the interpreter's own last words
+        return code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("\nInterrupted. The same command goes on where it stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except TlmtlError as error:
+        if debug:
+            raise
+        print(f"tlmtl: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def dispatch(words: list[str]) -> int:
+    if words[:1] in (["-sc"], ["--shell-completion"]):  # the shell asks: `tlmtl -sc query=bash`
+        from tlmtl.commands import complete
+
+        return complete(words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP["tlmtl"])
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"tlmtl {__version__}")
+        return 0
+    command, *rest = words
+    if command not in COMMANDS:
+        raise ConfigError(f"Unknown command '{command}'.{nearest(command, list(COMMANDS))} Commands: {', '.join(COMMANDS)}.")
+    if "-h" in rest or "--help" in rest:
+        print(HELP[command])
+        return 0
+    if command == "compare":
+        from tlmtl.compare.command import main as compare
+
+        return compare(rest)
+    from tlmtl import commands
+
+    return commands.show(rest) if command == "list" else commands.train(rest)

@@ -1,0 +1,141 @@
+"""What stands behind `tlmtl train`, `tlmtl list` and tab completion. Hydra is imported here, torch only by a run."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tlmtl.errors import ConfigError, TlmtlError, nearest
+from tlmtl.presets import GROUP_NAMES, packaged_folder, presets, user_folder
+
+# Flags of Hydra's that take a value; `--info` may.
+VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+def flags_first(words: list[str]) -> list[str]:
+    """Flags (with their values) before overrides: Hydra 1.3 rejects a flag between overrides."""
+    flags, overrides, i = [], [], 0
+    while i < len(words):
+        word = words[i]
+        if not word.startswith("-") or "=" in word.split("--")[0]:
+            overrides.append(word)
+        else:
+            flags.append(word)
+            takes = word in VALUED or (word in ("--info", "-i") and words[i + 1 : i + 2] and words[i + 1] in INFO)
+            if takes and i + 1 < len(words):
+                i += 1
+                flags.append(words[i])
+        i += 1
+    return [*flags, *overrides]
+
+
+def train(words: list[str]) -> int:
+    """`tlmtl train`: Hydra composes, this program checks and runs. Returns the exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printing
+    from hydra._internal.utils import _run_hydra, get_args_parser
+
+    from tlmtl import composition
+
+    composition.register()
+    parser = get_args_parser()
+    try:
+        args = parser.parse_args(flags_first(words))
+    except SystemExit as error:  # argparse has said what is wrong
+        return int(error.code or 0)
+    if args.config_dir and not Path(args.config_dir).is_dir():
+        raise ConfigError(f"--config-dir should be a folder. Found nothing at {args.config_dir}.")
+    show_log()
+    with tempfile.TemporaryDirectory(prefix="tlmtl-") as scratch:
+        if not (args.cfg or args.info or args.shell_completion or args.hydra_help):
+            args.overrides.insert(0, f"hydra.sweep.dir={scratch}")  # Hydra's sweeper insists on a place for a multirun.yaml
+        try:
+            if not (args.cfg or args.info or args.shell_completion or args.hydra_help):
+                composition.guard(args)
+            failed: list[Exception] = []
+            _run_hydra(args, parser, lambda cfg: _one(cfg, failed), "pkg://tlmtl.conf", "config")
+            if failed:
+                raise failed[0]
+        except SystemExit as error:
+            return int(error.code or 0)
+        except Exception as error:
+            explained = composition.explain(error)
+            if explained is error:
+                raise
+            raise explained from error
+    return 0
+
+
+def _one(cfg: Any, failed: list[Exception]) -> None:
+    """Hydra's task function: one run, with what Hydra composed. An error is kept for `train`, past Hydra's own report."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from tlmtl import composition
+
+    try:
+        composed = composition.finish(composition.with_hydra_node(cfg, HydraConfig.get()))
+        from tlmtl import api
+        from tlmtl.compare import table
+
+        result = api.run(composed)
+        table.show(result.rows)
+        print(f"Everything about this run is in {result.folder}")
+    except Exception as error:
+        failed.append(error)
+
+
+def show(words: list[str]) -> int:
+    """`tlmtl list [GROUP]`."""
+    folders = [packaged_folder(), *([folder] if (folder := user_folder()) else [])]
+    known = {**GROUP_NAMES}
+    for word in words:
+        if word not in known:
+            raise ConfigError(f"Unknown group '{word}'.{nearest(word, list(known))} Groups: {', '.join(known)}.")
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=False)
+    for group in words or known:
+        grid = Table(title=f"{group}: {known[group]}", title_justify="left", title_style="bold", box=None, show_header=False)
+        grid.add_column(no_wrap=True, min_width=18)
+        grid.add_column(overflow="fold")
+        for preset in presets(group, folders):
+            mine = "" if preset.path.is_relative_to(folders[0]) else "  (yours)"
+            grid.add_row(f"  {preset.name}", f"{preset.about}{mine}")
+        console.print(grid)
+        console.print()
+    return 0
+
+
+def complete(words: list[str]) -> int:
+    """The shell's question what could follow COMP_LINE. Commands are answered here, a run's overrides by Hydra."""
+    line = os.environ.get("COMP_LINE", "")
+    typed = line.split()
+    if len(typed) < 2 or (len(typed) == 2 and not line.endswith(" ")):
+        print("train compare list --help --version")
+        return 0
+    if typed[1] == "list":
+        print(" ".join(GROUP_NAMES))
+    if typed[1] != "train":
+        return 0
+    os.environ["COMP_LINE"] = " ".join([typed[0], *typed[2:]]) + (" " if line.endswith(" ") else "")
+    with contextlib.suppress(TlmtlError, Exception), contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: PTH123, SIM115
+        return train(words)
+    return 0
+
+
+def show_log() -> None:
+    """Print the program's log lines to standard error, as they are."""
+    log = logging.getLogger("tlmtl")
+    if not any(getattr(handler, "tlmtl_console", False) for handler in log.handlers):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.tlmtl_console = True  # type: ignore[attr-defined]
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+

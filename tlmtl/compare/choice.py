@@ -1,0 +1,60 @@
+"""Choosing among groups: by validation over some settings, by order, by number. Nothing here chooses by test unsaid."""
+
+import pandas as pd
+
+from tlmtl.compare import keys, metrics
+from tlmtl.errors import ConfigError
+
+TASK = ["dataset", "task"]
+
+
+def over(groups: pd.DataFrame, names: list[str], settings: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Of the groups that are equal in all settings but `names`, the one best on validation (by mean); and notes."""
+    if groups.empty:
+        return groups, []
+    # Hardware that changes numbers is part of an experiment too, though no setting.
+    same = [name for name in [*settings, "device", "precision"] if name in groups and name not in names]
+    family = groups.groupby(same, dropna=False).ngroup()
+    score = (groups["val"] * groups["metric"].map(metrics.sign)).dropna()
+    if score.empty:
+        raise ConfigError("--over chooses by validation, but no run measured its metric there (val/...). Try --metric.")
+    chosen = groups.loc[sorted(score.groupby(family).idxmax())]
+    sizes = family.loc[score.index].value_counts()
+    fewest, most = int(sizes.min()), int(sizes.max())
+    some = f"{most} candidate{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} candidates"
+    notes = [f"{', '.join(names)} chosen by validation, never by test: each row from {some}."]
+    if most == 1:
+        others = [name for name in same if groups[name].nunique(dropna=False) > 1 and name not in TASK]
+        notes.append(f"Nothing was left to choose, since the groups also differ in {', '.join(others) or 'nothing'}.")
+    missing = len(groups) - len(score)
+    if missing:
+        notes.append(f"{missing} candidate{'s' * (missing > 1)} without a validation metric could not be chosen.")
+    repeats = groups.loc[score.index].groupby(family)["n"].agg(["min", "max"])
+    if (repeats["min"] < repeats["max"]).any():
+        notes.append("Candidates of one row differ in n: those with few repeats win by luck more often.")
+    return chosen.reset_index(drop=True), notes
+
+
+def sort(groups: pd.DataFrame, key: str, known: list[str]) -> pd.DataFrame:
+    """`groups` by a column, ascending, or descending for `-key`; missing values last.
+
+    Metrics are sorted within each task, as those of two tasks can't be compared.
+    """
+    name = keys.resolve(key.removeprefix("-"), known, "--sort")
+    within = TASK if name in ("test", "val") or keys.is_metric(name) else []
+    return groups.sort_values(
+        [*within, name], ascending=[*(True for _ in within), not key.startswith("-")], kind="stable", ignore_index=True
+    )
+
+
+def top(groups: pd.DataFrame, number: int, key: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """The first `number` groups of each task, sorted by `key` before, else the best on validation; and notes."""
+    if key is None:
+        score = groups["val"] * groups["metric"].map(metrics.sign)
+        groups = groups.assign(score=score).sort_values([*TASK, "score"], ascending=[True, True, False], kind="stable")
+        groups = groups.drop(columns="score")
+    first = groups.groupby(TASK, dropna=False, sort=False).head(number).reset_index(drop=True)
+    notes = [f"{len(first)} of {len(groups)} rows: the first {number} of each task, by {key or 'validation'}."]
+    if key and key.removeprefix("-").split("/")[0] == "test":
+        notes.append("They were picked by their test figures, which are too good then; --over picks by validation.")
+    return first, notes if len(first) < len(groups) else []

@@ -1,0 +1,133 @@
+"""The command line of `tlmtl compare`: flags to calls. No figure is computed here."""
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tlmtl.compare.groups import Summary
+
+FORMATS = ["table", "csv", "md", "json", "latex"]
+EPILOG = """examples:
+  tlmtl compare outputs/sweeps/latest
+  tlmtl compare outputs/runs --filter 'labels_per_class <= 10' --sort=-val --top 5
+  tlmtl compare outputs/sweeps/latest --over lr weight_decay
+  tlmtl compare outputs/sweeps/latest --plot figure.svg --format latex --out table.tex
+
+Runs that differ in their seed alone are repeats: n of them, mean ± standard deviation. Settings that all rows agree
+in stand above the table. To pick among settings use --over: it picks by validation, and shows the test figure of what
+it picked."""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="tlmtl compare",
+        description="Results of runs and sweeps, side by side.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("paths", nargs="*", metavar="PATH",
+        help="a results.csv, the folder of a run or a sweep, or one that holds such folders")  # fmt: skip
+    add("--metric", metavar="NAME", help="compare by this metric, such as accuracy (default: each task's first)")
+    add("--filter", action="append", default=[], metavar="'KEY OP VALUE'",
+        help="keep runs for which this holds; OP is == != < <= > >= ~ (contains) or in; may be repeated")  # fmt: skip
+    add("--sort", metavar="KEY", help="sort by a column, by test or val; -KEY for descending")
+    add("--top", type=_positive, metavar="N",
+        help="the first N rows of each task; without --sort those that are best on validation")  # fmt: skip
+    add("--columns", type=_names, metavar="A,B", help="show these columns, in this order")
+    add("--rename", action="append", default=[], type=_pair, metavar="theirs=ours",
+        help="rename a column of the files before anything else; may be given again")  # fmt: skip
+    add("--over", action="extend", nargs="+", type=_names, default=[], metavar="KEY",
+        help="of rows that differ in these settings alone, show the one that is best on validation")  # fmt: skip
+    add("--plot", type=Path, metavar="FILE", help="draw a figure, too: .png, .svg or .pdf")
+    add("--format", choices=FORMATS, help="default: by the suffix of --out, else table")
+    add("--out", type=Path, metavar="FILE", help="write the table to a file instead of printing it")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Runs `tlmtl compare`. Returns 0, or 1 when no run in PATH has finished; raises ConfigError for bad input."""
+    made = parser()
+    options = made.parse_intermixed_args(_joined(argv))
+    over = [name for names in options.over for name in names]
+    if not options.paths:
+        made.error("expected a PATH, such as outputs/sweeps/latest" + ("; give it before --over" if over else ""))
+    from tlmtl.compare import choice, filters, load, plot, table
+
+    conditions = [filters.parse(text) for text in options.filter]
+    if options.plot:
+        plot.check(options.plot)
+    rows = load.read(options.paths, dict(options.rename))
+    rows, notes = filters.apply(rows, conditions)
+    summary = table.summarise(rows, options.metric, over)
+    groups = summary.groups
+    if options.sort:
+        groups = choice.sort(groups, options.sort, summary.known())
+    if options.top:
+        groups, more = choice.top(groups, options.top, options.sort)
+        notes += more
+    summary = replace(summary, groups=groups, notes=[*summary.notes, *notes])
+    if options.plot and not groups.empty:
+        summary.notes.extend(plot.draw(summary, options.plot))
+    _emit(summary, options.format, options.columns, options.out)
+    return 0 if len(groups) else 1
+
+
+def _emit(summary: "Summary", name: str | None, chosen: list[str] | None, path: Path | None) -> None:
+    """The table to a file or to stdout; notes that the format has no place for to stderr."""
+    from tlmtl.compare import formats, output, table
+
+    name = name or formats.SUFFIXES.get(path.suffix if path else "", "table")
+    if path:
+        output.write(path, formats.render(summary, name, chosen).encode())
+        print(f"Written to {path}.", file=sys.stderr)
+    else:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a console that can't show ± shows ?
+        try:
+            if name == "table":
+                table.draw(summary, chosen=chosen)
+            else:
+                sys.stdout.write(formats.render(summary, name, chosen))
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for note in summary.notes if name != "table" else []:
+        print(note, file=sys.stderr)
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`--sort -val` as `--sort=-val`, which argparse would take for a flag."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--sort" and word.startswith("-") and not word.startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of rows, 1 or more, found '{text}'")
+    return int(text)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("expected one name or more, with commas between")
+    return names
+
+
+def _pair(text: str) -> tuple[str, str]:
+    theirs, equals, ours = (part.strip() for part in text.partition("="))
+    if not (theirs and equals and ours):
+        raise argparse.ArgumentTypeError(f"expected theirs=ours, found '{text}'")
+    return theirs, ours

@@ -1,0 +1,99 @@
+"""From rows to groups: repeats of one experiment become a mean and a standard deviation."""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from tlmtl import columns
+from tlmtl.compare import choice, counted, keys, metrics
+from tlmtl.errors import ConfigError
+
+# What one experiment is told from another by. Never the seed: rows that differ in it alone are repeats.
+SETTINGS = ["dataset", "task", "kind", *(name for name in columns.SETTINGS if name not in ("seed", "overrides"))]
+PER_RUN = ["run_id", "config_hash", "status", "error", "seed"]  # what a group of several runs has no one value of
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row per experiment and task in `groups`, and what a reader should know beside it.
+
+    `groups` holds the settings, `metric` (a name), `n`, `test`, `val`, each metric and each cost as a mean over
+    repeats; and for `test`, `val` and each metric `x` its standard deviation `x_sd` (ddof 1; missing where n is 1).
+    """
+
+    groups: pd.DataFrame
+    rows: pd.DataFrame  # the finished rows behind the groups, with `metric`, `test` and `val`
+    settings: list[str]  # names of setting columns, those from `overrides` among them
+    over: list[str] = field(default_factory=list)  # settings that validation has chosen
+    notes: list[str] = field(default_factory=list)
+
+    def varying(self) -> list[str]:
+        """The settings to show: those that differ between groups, and those that were chosen."""
+        shown = [name for name in self.settings if name in self.over or _differs(self.groups, name)]
+        if "kind" in shown and self.groups.groupby(choice.TASK, dropna=False)["kind"].nunique().max() <= 1:
+            shown.remove("kind")  # follows from the task
+        for more in ([name for name in columns.PLAN if name != "fused_with"], ["group_id"]):
+            if self.groups.duplicated(["task", *shown]).any():  # else two rows of the table would look alike
+                shown += [name for name in more if name in self.groups and _differs(self.groups, name)]
+        if not shown and "strategy" in self.settings:
+            shown = ["strategy"]
+        return shown
+
+    def constants(self) -> list[str]:
+        """The settings that all groups agree in, empty ones aside."""
+        varying = self.varying()
+        same = [name for name in self.settings if name not in varying and not _differs(self.groups, name)]
+        return [name for name in same if self.groups[name].notna().any()]
+
+    def same_metric(self) -> bool:
+        return self.groups["metric"].nunique() <= 1
+
+    def known(self) -> list[str]:
+        """What `--columns` and `--sort` can name."""
+        return [name for name in map(str, self.groups) if not name.endswith("_sd") and name not in PER_RUN]
+
+
+def summarise(rows: pd.DataFrame, metric: str | None = None, over: list[str] | tuple[str, ...] = ()) -> Summary:
+    """Groups of repeats in `rows` (columns of `results.csv`), with means and standard deviations.
+
+    `metric`: a name such as `accuracy`; by default each task's first. `over`: settings of which validation chooses the
+    value. The order of `rows` does not matter. Raises ConfigError for an unknown metric or key.
+    """
+    rows, overridden = keys.expand(keys.clean(rows))
+    settings = [name for name in [*SETTINGS, *overridden] if name in rows]
+    over = [_chosen(key, settings) for key in over]
+    rows = rows.sort_values(["run_id", "task"], kind="stable", ignore_index=True)  # means equal to the bit
+    rows, notes = counted.newest(rows)
+    done = rows["status"] == "done"
+    notes += counted.unfinished(rows[~done])
+    finished, more = metrics.choose(rows[done], metric)
+    groups = _aggregate(finished).sort_values(settings, kind="stable", ignore_index=True)
+    notes += more
+    if over:
+        groups, more = choice.over(groups, over, settings)
+        notes += more
+    return Summary(groups, finished, settings, over, notes)
+
+
+def _differs(groups: pd.DataFrame, name: str) -> bool:
+    return groups[name].nunique(dropna=False) > 1
+
+
+def _chosen(key: str, settings: list[str]) -> str:
+    name = keys.resolve(key, [*settings, "seed"], "--over")
+    if name in ("seed", "dataset", "task", "kind"):
+        raise ConfigError(f"--over chooses a setting by validation; {name} is not one to choose. Try --over lr.")
+    return name
+
+
+def _aggregate(rows: pd.DataFrame) -> pd.DataFrame:
+    by = ["group_id", "task"]
+    scores = ["test", "val", *(name for name in map(str, rows) if keys.is_metric(name))]
+    costs = [name for name in columns.COSTS if name in rows]
+    repeats = rows.groupby(by, dropna=False)
+    counts = repeats[["test", "val"]].count()
+    n = counts["test"].where(counts["test"] > 0, counts["val"]).rename("n")
+    deviations = repeats[scores].std(ddof=1).add_suffix("_sd")
+    numbers = pd.concat([n, repeats[scores].mean(), deviations, repeats[costs].mean()], axis=1)
+    first = rows.drop(columns=[*scores, *costs]).drop_duplicates(by)
+    return first.merge(numbers.reset_index(), on=by, how="left")

@@ -1,0 +1,69 @@
+"""Which columns a table for people has, and their cells as text: the same for terminal, Markdown and LaTeX."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from tlmtl import columns
+from tlmtl.compare import keys, printed
+from tlmtl.compare.groups import Summary
+
+COSTS = ["train_seconds", "seconds_per_step", "peak_memory_mb", "parameters_trained"]  # dropped from the right
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str  # what `--columns` and `--sort` call it
+    title: str
+    cells: list[str]
+    kind: str  # setting | number | cost
+
+
+def names(summary: Summary) -> list[str]:
+    """The columns shown by default: what differs, how often it ran, how well it did, what it cost."""
+    varying = summary.varying()
+    scores = ["n", "test", "val"] if summary.same_metric() else ["metric", "n", "test", "val"]
+    rest = [name for name in [*scores, *COSTS] if name in summary.groups and summary.groups[name].notna().any()]
+    return [*varying, *rest]
+
+
+def table(summary: Summary, chosen: list[str] | None = None) -> list[Column]:
+    """The columns to show: `chosen`, or those of `names`. Raises ConfigError for a column that isn't there."""
+    known = summary.known()
+    shown = [keys.resolve(name, known, "--columns") for name in chosen] if chosen else names(summary)
+    return [_column(summary, name) for name in shown]
+
+
+def constants_line(summary: Summary, shown: list[Column]) -> str:
+    """`model small_cnn · dataset digits · ...`: the settings that all groups agree in, but those `shown`."""
+    names = [column.name for column in shown]
+    first = {name: printed.settings(summary.groups[name]).iloc[0] for name in summary.constants() if name not in names}
+    if first.get("tasks") == first.get("task"):
+        first.pop("tasks", None)
+    return " · ".join(f"{name} {value}" for name, value in first.items())
+
+
+def labels(groups: pd.DataFrame, varying: list[str]) -> list[str]:
+    """A short name for each group: the fewest of the `varying` settings that tell the groups apart, strategy first."""
+    if not varying:
+        return ["all runs"] * len(groups)
+    texts = groups[varying].apply(printed.settings)
+    kept = list(varying)
+    last = [name for name in ("model", "strategy") if name in varying]  # what a reader looks for
+    for name in [*(name for name in reversed(varying) if name not in last), *last]:
+        fewer = [other for other in kept if other != name]
+        if fewer and len(texts.drop_duplicates(fewer)) == len(texts.drop_duplicates(varying)):
+            kept = fewer
+    return [" · ".join(filter(None, row)) or "default" for row in texts[kept].itertuples(index=False)]
+
+
+def _column(summary: Summary, name: str) -> Column:
+    groups = summary.groups
+    if name in ("test", "val") or keys.is_metric(name):
+        of_task = name in ("test", "val")
+        title = f"{name}/{groups['metric'].iloc[0]}" if of_task and summary.same_metric() and len(groups) else name
+        metric = groups["metric"] if of_task else pd.Series(name, index=groups.index)
+        return Column(name, title, printed.spread(groups[name], groups[f"{name}_sd"], metric), "number")
+    if name in columns.COSTS:
+        return Column(name, name, [printed.cost(value) for value in groups[name]], "cost")
+    return Column(name, name, list(printed.settings(groups[name])), "number" if name == "n" else "setting")

@@ -1,0 +1,73 @@
+"""`dataset=folder`: the user's own images, `DIR/<class>/*` or `DIR/{train,val,test}/<class>/*`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tlmtl.data.examples import Examples
+from tlmtl.data.images import scan
+from tlmtl.errors import ConfigError
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def folder(root: str, on_bad_image: str = "error") -> Examples:
+    """Task `label`: the name of the folder that an image lies in.
+
+    A split that has no folder is cut from the training images. Hidden files are passed over.
+
+    Arguments:
+        root: the folder.
+        on_bad_image: "error" names the files that are no whole images; "skip" leaves them out and counts them.
+
+    Raises ConfigError for a folder that is not there, is empty, has one class, or has classes in val or test that train
+    has not.
+    """
+    if on_bad_image not in ("error", "skip"):
+        raise ConfigError(f"'dataset.on_bad_image' should be error or skip. Found '{on_bad_image}'.")
+    top = Path(root).expanduser()
+    if not top.is_dir():
+        raise ConfigError(f"'dataset.root' should be a folder. Found {'a file' if top.exists() else 'nothing'} at {top}.")
+    found = _files(top)
+    if not found:
+        raise ConfigError(
+            f"Expected images at {top}/<class>/* or {top}/{{train,val,test}}/<class>/*, found none"
+            f"{' (images lie in the folder itself: one folder for each class is needed)' if any(top.glob('*.*')) else ''}."
+        )
+    readable, images = scan([path for path, _, _ in found], on_bad_image)
+    kept = [found[i] for i in readable]
+    by_split = {s: {c for _, c, split in kept if split == s} for s in ("", "train", "val", "test")}
+    classes = sorted(by_split["train"] | by_split[""])
+    if len(classes) < 2:
+        raise ConfigError(f"Expected two classes or more in {top}, found {len(classes)}: {', '.join(classes) or 'none'}.")
+    for split in ("val", "test"):
+        if stray := sorted(by_split[split] - set(classes)):
+            raise ConfigError(f"{top}/{split} has classes that {top}/train has not: {', '.join(stray)}.")
+    number = {name: i for i, name in enumerate(classes)}
+    splits = np.array([split for _, _, split in kept])
+    return Examples(
+        images=images,
+        columns={"label": np.array([number[name] for _, name, _ in kept], dtype=np.int64)},
+        classes={"label": classes},
+        ids=[path.relative_to(top).as_posix() for path, _, _ in kept],
+        split=splits if splits.any() else None,
+        skipped=len(found) - len(kept),
+    )
+
+
+def _files(top: Path) -> list[tuple[Path, str, str]]:
+    """(file, class, split or "") in a fixed order."""
+    names = [entry.name for entry in _folders(top)]
+    split = "train" in names and all(name in SPLIT_FOLDERS for name in names)
+    tops = [(top / name, SPLIT_FOLDERS[name]) for name in names] if split else [(top, "")]
+    return [
+        (path, entry.name, name)
+        for place, name in tops
+        for entry in _folders(place)
+        for path in sorted(entry.iterdir())
+        if path.is_file() and not path.name.startswith(".")
+    ]
+
+
+def _folders(top: Path) -> list[Path]:
+    return sorted(entry for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))

@@ -1,0 +1,146 @@
+"""Streams and batches: named flows of examples, and the plan of what each step draws from them.
+
+What is drawn is a pure function of seed, stream and epoch, so that a resumed run sees what it would have seen.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlmtl.data.images import Images
+from tlmtl.data.augment import augmentation
+from tlmtl.preprocess import Normalize, Preprocess
+
+IN_MEMORY = 2 * 2**30  # bytes up to which a split's resized images are kept in memory
+
+
+@dataclass
+class Part:
+    """What one stream gives to one batch.
+
+    Arguments:
+        input: what the backbone takes; only data, model families and task kinds look inside.
+        targets: by task, (n,). A task without a label in this part is left out.
+        mask: by task, bool (n,): which of them have a label.
+        index: int64 (n,): positions in the stream.
+    """
+
+    input: Any
+    targets: dict[str, Tensor]
+    mask: dict[str, Tensor]
+    index: Tensor
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Part":
+        move = {name: t.to(device) for name, t in self.targets.items()}
+        masks = {name: t.to(device) for name, t in self.mask.items()}
+        return Part(self.input.to(device, memory_format=memory_format), move, masks, self.index)
+
+    def chunks(self, n: int) -> list["Part"]:
+        """This part in at most `n` pieces of nearly equal length."""
+        if n == 1:
+            return [self]
+        pieces = []
+        for where in torch.arange(len(self.index)).tensor_split(min(n, len(self.index))):
+            masks = {name: mask[where] for name, mask in self.mask.items()}
+            there = [name for name, mask in masks.items() if mask.any()]
+            pieces.append(
+                Part(
+                    self.input[where],
+                    {name: self.targets[name][where] for name in there},
+                    {name: masks[name] for name in there},
+                    self.index[where],
+                )
+            )
+        return pieces
+
+
+Batch = dict[str, Part]
+
+
+class Stream:
+    """One split of one data set as a model takes it: pre-processed, with the targets of the chosen tasks.
+
+    Arguments:
+        images: all images of the data set.
+        where: int64 (n,): which of them this stream holds.
+        targets, mask: by task, (n,), aligned with `where`.
+        preprocess: what the model's parameters expect.
+        augment: name of the random augmentation of training batches.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: Images,
+        where: Tensor,
+        targets: dict[str, Tensor],
+        mask: dict[str, Tensor],
+        preprocess: Preprocess,
+        augment: str = "none",
+    ) -> None:
+        self.name, self.images, self.where = name, images, where
+        self.targets, self.mask, self.preprocess = targets, mask, preprocess
+        self.complete = {task: bool(there.all()) for task, there in mask.items()}
+        self.normalize, self.augment = Normalize(preprocess), augmentation(augment)
+        share = len(where) / max(1, len(images))
+        self.kept = images.read(where, preprocess) if images.bytes_in_memory(preprocess) * share <= IN_MEMORY else None
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    def part(self, indices: Tensor, generator: torch.Generator | None = None) -> Part:
+        """The examples at `indices` (n,); augmented when a generator is given, as in training."""
+        pixels = self.kept[indices] if self.kept is not None else self.images.read(self.where[indices], self.preprocess)
+        if generator is not None:
+            pixels = self.augment(pixels, generator)
+        mask = {task: there[indices] for task, there in self.mask.items()}
+        there = [task for task in mask if self.complete[task] or mask[task].any()]
+        return Part(
+            self.normalize(pixels),
+            {task: self.targets[task][indices] for task in there},
+            {task: mask[task] for task in there},
+            indices,
+        )
+
+
+def seed_for(*words: object) -> int:
+    """A 63-bit seed from a few words: the same words, the same seed, on every machine."""
+    digest = hashlib.blake2b("/".join(map(str, words)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator_for(*words: object) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_for(*words))
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    return max(1, -(-size // batch_size))
+
+
+def plan(sizes: Mapping[str, int], batch_size: int, seed: int, epoch: int) -> list[dict[str, Tensor]]:
+    """What each step of an epoch draws: a list of {stream: indices}.
+
+    An epoch is one pass over the stream `target`, in batches of nearly equal length (so that none is left with a single
+    example, which batch norm cannot take). Other streams go on from where they were and start again when they end.
+    """
+    steps = steps_per_epoch(sizes["target"], batch_size)
+    drawn: list[dict[str, Tensor]] = [{} for _ in range(steps)]
+    for name, size in sizes.items():
+        if name == "target":
+            for step, part in enumerate(_order(seed, name, epoch, size).tensor_split(steps)):
+                drawn[step][name] = part
+            continue
+        for step in range(steps):
+            first = (epoch * steps + step) * batch_size
+            passes = range(first // size, (first + batch_size - 1) // size + 1)
+            flow = torch.cat([_order(seed, name, number, size) for number in passes])
+            drawn[step][name] = flow[first - passes.start * size :][:batch_size]
+    return drawn
+
+
+def _order(seed: int, stream: str, number: int, size: int) -> Tensor:
+    return torch.randperm(size, generator=generator_for("order", seed, stream, number))

@@ -1,0 +1,26 @@
+"""What can go wrong by a user's doing, as one exception per exit code. The front door prints the message alone."""
+
+
+class TlmtlError(Exception):
+    """Something a user can cause: shown without a traceback (`--debug` shows it)."""
+
+    exit_code = 1
+
+
+class ConfigError(TlmtlError):
+    """A wrong command, config, path or data set, found before anything was started."""
+
+    exit_code = 2
+
+
+class TrainingError(TlmtlError):
+    """A run that cannot go on, such as a loss that is no longer finite."""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """` Did you mean 'x'?`, or nothing when no known word is close."""
+    import difflib
+
+    lower = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), list(lower), n=1, cutoff=0.6)
+    return f" Did you mean '{lower[found[0]]}'?" if found else ""

@@ -1,0 +1,131 @@
+"""Where a run is executed: device, precision, threads, memory format. Through Lightning Fabric."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from tlmtl.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "gpu", "mps")
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@dataclass
+class Machine:
+    """The execution plan of a run, in force once made."""
+
+    fabric: Fabric
+    plan: dict[str, Any]  # the columns device, precision, threads, memory_format, compiled, fused_with
+    memory_format: torch.memory_format
+
+    @property
+    def device(self) -> torch.device:
+        return self.fabric.device
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """`module` on the device, in the memory format and precision of the plan."""
+        module = module.to(self.device, memory_format=self.memory_format)
+        return module.to(torch.bfloat16) if self.plan["precision"] == "bf16-true" else module
+
+
+def threads_of(setting: Any, advised: int | None) -> int:
+    """How many threads a run computes on: `hardware.threads`, or what its model advises, or all cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if setting == "auto":
+        return min(advised or cores, cores)
+    if not isinstance(setting, int) or setting < 1:
+        raise ConfigError(f"'hardware.threads' should be auto or a whole number above 0. Found '{setting}'.")
+    return setting
+
+
+def check(settings: Any) -> None:
+    """Raises ConfigError for a setting of `cfg.hardware` that is unknown or not to be had on this machine."""
+    for key, known in (("device", DEVICES), ("precision", PRECISIONS), ("memory_format", tuple(MEMORY_FORMATS))):
+        if settings[key] not in known:
+            raise ConfigError(f"'hardware.{key}' should be one of {', '.join(known)}. Found '{settings[key]}'.")
+    if settings.device == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("'hardware.device=gpu' needs a CUDA GPU, and torch finds none. Use hardware=auto or hardware=cpu.")
+    if settings.device == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("'hardware.device=mps' needs an Apple GPU, and torch finds none. Use hardware=auto or hardware=cpu.")
+    threads_of(settings.threads, None)
+
+
+def machine(settings: Any, advised_threads: int | None) -> Machine:
+    """Put the settings of `cfg.hardware` in force.
+
+    Arguments:
+        advised_threads: what the model says it is worth, used by `threads: auto`.
+    """
+    check(settings)
+    threads = threads_of(settings.threads, advised_threads)
+    torch.set_num_threads(threads)
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not settings.deterministic
+    accelerator = {"gpu": "cuda", "auto": "auto"}.get(settings.device, settings.device)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=settings.precision)
+    return Machine(
+        fabric,
+        {
+            "device": fabric.device.type,
+            "precision": settings.precision,
+            "threads": threads,
+            "memory_format": settings.memory_format,
+            "compiled": settings.compile,
+            "fused_with": None,
+        },
+        MEMORY_FORMATS[settings.memory_format],
+    )
+
+
+def describe() -> dict[str, Any]:
+    """What a reader of `run.json` wants to know of the machine."""
+    import platform
+
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    import platform
+
+    return platform.processor()
+
+
+class PeakMemory:
+    """Peak memory of this process above what it held at the start, in MB; a GPU's own peak where there is one."""
+
+    def __init__(self) -> None:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the peak back to what is held now
+        self.start = self._now("VmRSS")
+
+    def megabytes(self, device: torch.device) -> float | None:
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device) / 2**20
+        peak = self._now("VmHWM")
+        return None if peak is None or self.start is None else max(0.0, peak - self.start)
+
+    @staticmethod
+    def _now(field: str) -> float | None:
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+                if line.startswith(field):
+                    return int(line.split()[1]) / 1024
+        return None

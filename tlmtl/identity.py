@@ -1,0 +1,115 @@
+"""What makes two runs, two repeats, two sweeps the same. Everything about repeats, resumes and sweeps stands on it."""
+
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tlmtl.config import find_target
+from tlmtl.data.dataset import select_tasks
+
+# What cannot change a result.
+IGNORED = ("hydra", "sweep", "logger", "output", "resume", "progress", "allow", "composed")
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """The same for two configs that must give the same result: settings that cannot matter are taken out first."""
+    return _hash(_what_matters(_resolved(OmegaConf.to_container(cfg, resolve=False))))
+
+
+def group_id(cfg: DictConfig) -> str:
+    """The same for the repeats of one experiment: the seed is taken out before it can spread by interpolation."""
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    raw["seed"] = "any"
+    return _hash(_what_matters(_resolved(raw)))
+
+
+def sweep_name(cfg: DictConfig, swept: list[str]) -> str:
+    """A sweep's folder: what is not swept plus the swept keys, so that a command that grew finds the runs it has.
+
+    Arguments:
+        cfg: the config before the swept values are set.
+        swept: keys of values (`seed`) or groups (`strategy`, `dataset@source.dataset`).
+    """
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key in (*IGNORED, *swept):
+        *path, last = key.lstrip("+~").split("@")[-1].replace("/", ".").split(".")
+        node = raw
+        for part in path:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        if isinstance(node, dict):
+            node.pop(last, None)
+    return _hash([raw, sorted(swept)])[:10]
+
+
+def terms_of(cfg: DictConfig) -> dict[str, Any]:
+    """The terms in force: those of the strategy and those of `term=[...]` together."""
+    return {**cfg.strategy.terms, **cfg.term}
+
+
+def needs_source(cfg: DictConfig) -> bool:
+    """Whether anything of the source reaches the run: its parameters at the start, or its model through a term."""
+    if cfg.strategy.init == "source":
+        return True
+    return any(find_target(t, "term", f"term.{n}", cfg.allow).needs.source_model for n, t in terms_of(cfg).items())
+
+
+def chosen_tasks(cfg: DictConfig) -> list[str]:
+    node = cfg.dataset
+    return select_tasks(cfg.tasks, list(node.get("tasks", {})), list(node.get("default_tasks", [])))
+
+
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """The columns of a row that say what was set."""
+    choices, source = cfg.composed.choices, needs_source(cfg)
+    overrides = [item for item in cfg.composed.overrides if source or not item.lstrip("~").startswith("source.")]
+    tasks = chosen_tasks(cfg)
+    return {
+        "model": choices.get("model"),
+        "source": choices.get("source") if source else "none",
+        "strategy": choices.get("strategy"),
+        "tasks": "+".join(tasks),
+        "sharing": choices.get("sharing"),
+        "weighting": choices.get("weighting") if len(tasks) > 1 else None,
+        "terms": "+".join(sorted(terms_of(cfg))) or None,
+        "overrides": "; ".join(overrides) or None,
+        "seed": cfg.seed,
+        "labels_per_class": cfg.dataset.get("labels_per_class"),
+        "label_fraction": cfg.dataset.get("label_fraction"),
+        "epochs": cfg.train.epochs,
+        "batch_size": cfg.train.batch_size,
+        "optimizer": choices.get("optimizer"),
+        "lr": cfg.optimizer.get("lr"),
+        "weight_decay": cfg.optimizer.get("weight_decay"),
+    }
+
+
+def _resolved(raw: Any) -> DictConfig:
+    cfg = OmegaConf.create(raw)
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def _what_matters(cfg: DictConfig) -> dict[str, Any]:
+    found: Any = OmegaConf.to_container(cfg)
+    for key in IGNORED:
+        found.pop(key, None)
+    found["hardware"].pop("workers", None)
+    found["tasks"] = chosen_tasks(cfg)
+    found["terms"] = OmegaConf.to_container(OmegaConf.create(terms_of(cfg)))
+    found["strategy"] = {key: found["strategy"][key] for key in ("init", "rules")}  # the rest was interpolated elsewhere
+    del found["term"]
+    if not needs_source(cfg):
+        found["source"] = None
+    elif "dataset" in found["source"]:
+        found["source"].pop("path", None)  # where the pre-trained source is kept
+    if len(found["tasks"]) == 1:
+        found["weighting"] = None
+    elif find_target(cfg.weighting, "weighting", "weighting", cfg.allow).scalar:
+        found["weighting"].pop("level", None)
+    return found
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]

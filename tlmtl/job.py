@@ -1,0 +1,257 @@
+"""One run from top to bottom, in a folder of its own: config -> data -> model -> strategy -> fit -> evaluate -> rows."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from tlmtl import artifacts, checkpoint, files, hardware, identity, results
+from tlmtl.assemble import Assembly, assemble, setup
+from tlmtl.errors import ConfigError, TlmtlError
+from tlmtl.evaluation import evaluate, measure
+from tlmtl.loop import fit
+from tlmtl.progress import Progress, Silent
+from tlmtl.results import RunFolder
+from tlmtl.training import Setup, State, Watch
+
+log = logging.getLogger("tlmtl")
+
+
+@dataclass
+class Result:
+    """What a run leaves: its rows, its folder, and the best model by validation (None when it was not trained here)."""
+
+    rows: Any  # pandas.DataFrame
+    folder: Path
+    model: nn.Module | None = None
+
+
+def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None = None) -> nn.Module:
+    """Train, evaluate and write everything into the folder `path`; go on where an interrupted run stopped.
+
+    Raises TlmtlError when the run fails or its config is wrong; the folder then holds a row that says why.
+    """
+    progress = progress or Silent()
+    with RunFolder(path) as folder, _log_file(path):
+        memory = hardware.PeakMemory()
+        run_id = folder.record.get("run_id") or run_id
+        try:
+            with files.disk_errors():
+                return _execute(cfg, folder, run_id, progress, memory)
+        except BaseException as error:
+            _mark(cfg, folder, run_id, error)
+            raise
+        finally:
+            progress.close()
+
+
+def _execute(cfg: DictConfig, folder: RunFolder, run_id: str, progress: Progress, memory: hardware.PeakMemory) -> nn.Module:
+    folder.update(
+        run_id=run_id,
+        status="running",
+        error=None,
+        started=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+        config_hash=identity.config_hash(cfg),
+        group_id=identity.group_id(cfg),
+    )
+    folder.write_config(cfg)
+    parts = assemble(cfg)
+    machine = hardware.machine(cfg.hardware, parts.encoder.threads)
+    log.info("%s", _opening(parts, machine))
+    made = setup(parts, machine)
+    # How a run starts, in this order: from its own checkpoint, else from the source, else from random parameters.
+    state = _restore(folder, made) or State()
+    checkpoint.seed_everything(cfg.seed) if state.step == 0 else None
+    progress.start(made.total, state.step)
+    fit(made, state, Recorder(folder, made, progress))
+    made.model.load_state_dict(state.best_model)
+    return _finish(cfg, folder, run_id, parts, machine, made, state, memory)
+
+
+class Recorder(Watch):
+    """Writes down what a loop does: history, checkpoints, progress."""
+
+    def __init__(self, folder: RunFolder, made: Setup, progress: Progress) -> None:
+        self.folder, self.made, self.progress = folder, made, progress
+
+    def stepped(self, state: State, losses: Mapping[str, float]) -> None:
+        self.progress.step(state.step, losses)
+
+    def evaluated(self, state: State, metrics: Mapping[str, Mapping[str, float]], score: float) -> None:
+        self.progress.evaluated(state.step, metrics)
+
+    def save(self, state: State) -> None:
+        self.folder.checkpoint.parent.mkdir(exist_ok=True)
+        modules = {name: module.state_dict() for name, module in _modules(self.made).items()}
+        checkpoint.save(self.folder.checkpoint, {"modules": modules, "state": vars(state)})
+        self.folder.write_history(state.history)
+
+
+def _modules(made: Setup) -> dict[str, Any]:
+    found: dict[str, Any] = {"model": made.model, "optimizer": made.optimizer, "weighting": made.weighting}
+    found.update({f"term/{name}": term for name, term in made.terms.items()})
+    return found if made.ema is None else {**found, "ema": made.ema}
+
+
+def _restore(folder: RunFolder, made: Setup) -> State | None:
+    saved = checkpoint.load(folder.checkpoint)
+    if saved is None:
+        if folder.checkpoint.exists():
+            log.warning("The checkpoint cannot be read: starting from the beginning.")
+        return None
+    for name, module in _modules(made).items():
+        module.load_state_dict(saved["modules"][name])
+    log.info("Going on after step %d of %d.", saved["state"]["step"], made.total)
+    return State(**saved["state"])
+
+
+def _finish(
+    cfg: DictConfig,
+    folder: RunFolder,
+    run_id: str,
+    parts: Assembly,
+    machine: hardware.Machine,
+    made: Setup,
+    state: State,
+    memory: hardware.PeakMemory,
+) -> nn.Module:
+    """Evaluate the best model on validation, and on test for the only time; write all files, the status last."""
+    model = made.model
+
+    def predict(split: str):
+        stream = made.validation if split == "val" else parts.data.stream(split, parts.encoder.preprocess)
+        return evaluate(model, stream, list(made.tasks), made.autocast, made.device, made.memory_format)
+
+    with results.timed(state.seconds, "eval"):
+        predictions = {split: predict(split) for split in ("val", "test")}
+    found = {s: {name: measure(task, predictions[s]) for name, task in made.tasks.items()} for s in predictions}
+    artifacts.write_predictions(folder.path / "predictions.parquet", parts.data, predictions)
+    artifacts.write_model(folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model)
+    seconds, trained = state.seconds, parts.groups.trained()
+    costs = {
+        "steps": state.step,
+        "examples_seen": state.examples,
+        "train_seconds": seconds["train"],
+        "eval_seconds": seconds["eval"],
+        "source_seconds": parts.source.seconds if parts.source else None,
+        "data_wait": seconds["wait"] / max(seconds["train"], 1e-9),
+        "seconds_per_step": seconds["train"] / max(state.step, 1),
+        "peak_memory_mb": memory.megabytes(made.device),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters_trained": trained,
+    }
+    hashes = {
+        "source_hash": parts.source.hash if parts.source else None,
+        "data_hash": parts.data.hash,
+        "subset_hash": parts.data.subset_hash,
+        "skipped": parts.data.examples.skipped,
+    }
+    shared = {**machine.plan, **costs, **hashes, **results.provenance()}
+    rows = []
+    for name, task in made.tasks.items():
+        row = _row(cfg, folder, run_id, "done") | {"task": name, "kind": task.kind, "primary": task.primary}
+        for split in ("val", "test"):
+            row |= {f"{split}/{metric}": found[split][name][metric] for metric in [*task.metrics, "loss"]}
+        rows.append(row | shared)
+    folder.write_rows(rows)
+    folder.write_history(state.history)
+    folder.update(
+        status="done",
+        finished=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+        best_step=state.best_step,
+        stopped_early=state.stopped,
+        costs=costs,
+        hashes=hashes,
+        plan=machine.plan,
+        loaded=vars(parts.report) if parts.report else None,
+        versions=results.versions(),
+        hardware=hardware.describe(),
+        **results.provenance(),
+    )
+    if not cfg.output.keep_checkpoint:
+        folder.remove_checkpoint()
+    return model
+
+
+def _row(cfg: DictConfig, folder: RunFolder, run_id: str, status: str, error: str | None = None) -> dict[str, Any]:
+    record = folder.record
+    return {
+        "run_id": run_id,
+        "config_hash": record.get("config_hash"),
+        "group_id": record.get("group_id"),
+        "status": status,
+        "error": error,
+        "dataset": cfg.composed.choices.get("dataset"),
+        "task": None,
+        "kind": None,
+        "primary": None,
+        **identity.settings(cfg),
+    }
+
+
+def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException) -> None:
+    """Leave a row that says why the run is not done, as well as the disk lets us."""
+    interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+    status = "interrupted" if interrupted else "failed"
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    text = first if isinstance(error, TlmtlError) else f"{type(error).__name__}: {first}"
+    if not interrupted:
+        log.error("%s", text, exc_info=not isinstance(error, TlmtlError))
+    try:
+        folder.update(status=status, error=None if interrupted else text)
+        rows = [
+            _row(cfg, folder, run_id, status, None if interrupted else text) | {"task": task, **results.provenance()}
+            for task in identity.chosen_tasks(cfg)
+        ]
+        folder.write_rows(rows)
+    except (OSError, ConfigError) as second:
+        log.error("The folder's status could not be written either: %s", second)
+
+
+def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:
+    """The failed row of a run whose process could not write it any more."""
+    with RunFolder(path) as folder:
+        _mark(cfg, folder, folder.record.get("run_id") or run_id, TlmtlError(reason))
+
+
+def _opening(parts: Assembly, machine: hardware.Machine) -> str:
+    data, plan = parts.data, machine.plan
+    sizes = ", ".join(f"{len(where)} {split}" for split, where in data.splits.items())
+    lines = [f"{plan['device']} with {plan['threads']} thread(s), {plan['precision']}; {sizes} examples; {parts.units.total} steps"]
+    if parts.report and parts.source:
+        lines.append(f"source {parts.source.about}: {parts.report.line()}")
+        if parts.source.seen is None:
+            lines.append("Whether test images were in the source's training cannot be known for this source.")
+    lines += data.examples.notes
+    return "\n".join(lines)
+
+
+def _log_file(path: Path) -> "_LogFile":
+    return _LogFile(path / "log.txt")
+
+
+class _LogFile:
+    """Adds the run's log.txt to the program's log while a run lasts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        log.setLevel(logging.INFO)
+        try:
+            self.handler: logging.Handler = logging.FileHandler(self.path, encoding="utf-8")
+        except OSError:
+            self.handler = logging.NullHandler()
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(self.handler)
+
+    def __exit__(self, *_: object) -> None:
+        log.removeHandler(self.handler)
+        self.handler.close()
+
+

@@ -1,0 +1,124 @@
+"""A backbone and what is known about it: every model family hands over one `Encoder`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlmtl.preprocess import Preprocess
+from tlmtl.errors import ConfigError, nearest
+
+
+@dataclass
+class Output:
+    """What a model gives for one input: features (n, D), the layers asked for, and by task the head's output."""
+
+    features: Tensor
+    layers: dict[str, Tensor] = field(default_factory=dict)
+    heads: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Encoder:
+    """The shared encoder E: input -> features (n, D).
+
+    Arguments:
+        module: the backbone; its parameters keep their family's own names.
+        feature_size: D.
+        preprocess: what the parameters expect of an image.
+        blocks: names of submodules from the input to the features; each can be asked for as a layer.
+        threads: how many threads it is worth running on; None for all cores.
+        fetch: the family's own pre-trained weights by name, as a state dict and what they expect of an image.
+    """
+
+    module: nn.Module
+    feature_size: int
+    preprocess: Preprocess
+    blocks: list[str]
+    threads: int | None = None
+    fetch: Callable[[str], tuple[dict[str, Tensor], Preprocess]] | None = None
+
+    def run_from(self, block: str, activation: Tensor) -> Tensor:
+        """Features (n, D) from the input of `block` on. Raises ConfigError for a family that cannot be cut."""
+        if not isinstance(self.module, nn.Sequential):
+            raise ConfigError(f"A {type(self.module).__name__} cannot be cut at '{block}': its blocks do not form a chain.")
+        check_layers(self.blocks, [block])
+        return self.module[list(dict(self.module.named_children())).index(block) :](activation)
+
+
+def encode(module: nn.Module, input: Any, layers: Sequence[str] = ()) -> Output:
+    """Features of `input`, and the outputs of the submodules named in `layers`."""
+    if not layers:
+        return Output(module(input))
+    with _recorded(module, layers) as found:
+        features = module(input)
+    return Output(features, found)
+
+
+@contextmanager
+def _recorded(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str):
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            found[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [module.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_layers(blocks: list[str], layers: Sequence[str]) -> None:
+    for layer in layers:
+        if layer not in blocks:
+            raise ConfigError(f"Unknown layer '{layer}'.{nearest(layer, blocks)} This model has: {', '.join(blocks)}.")
+
+
+def find_blocks(module: nn.Module) -> list[str]:
+    """Names of the submodules that follow one another: the children with parameters. A chain of blocks that stands alone
+    (`features`, `blocks`, `encoder.layers`) is opened up; chains that follow one another (`layer1`, `layer2`, ...) are not.
+    """
+    names: list[str] = []
+    total = _size(module)
+
+    def walk(part: nn.Module, prefix: str) -> None:
+        children = [(name, child) for name, child in part.named_children() if _size(child)]
+        chains = [child for _, child in children if _is_chain(child)]
+        for name, child in children:
+            opened = _is_chain(child) and len(chains) <= 2
+            holds = _size(child) > total / 2 and any(_is_chain(c) for c in child.children()) and not _is_chain(child)
+            if (opened or holds) and not _is_chain(part):
+                walk(child, f"{prefix}{name}.")
+            else:
+                names.append(f"{prefix}{name}")
+
+    walk(module, "")
+    return names
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _is_chain(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential | nn.ModuleList) and len(module) > 1
+
+
+@torch.no_grad()
+def find_feature_size(module: nn.Module, preprocess: Preprocess, channels: int) -> int:
+    """D, found by running one blank image. Raises ConfigError when the output is not (n, D)."""
+    side = preprocess.crop or preprocess.resize
+    training = module.training
+    features = module.eval()(torch.zeros(1, channels, side, side))
+    module.train(training)
+    if features.ndim != 2:
+        raise ConfigError(f"A backbone should give features (n, D). {type(module).__name__} gave {tuple(features.shape)}.")
+    return features.shape[1]

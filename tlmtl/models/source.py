@@ -1,0 +1,234 @@
+"""Source parameters: where they come from, how they get into the target's backbone, and a report of what did."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tlmtl.errors import ConfigError
+from tlmtl.models.encoder import Encoder
+from tlmtl.preprocess import Preprocess
+
+SEEN = "tlmtl.seen_inputs"  # the tensor of a saved model that holds the hashes of what it was trained on
+PREFIX = "backbone."
+
+
+@dataclass
+class Source:
+    """Pre-trained parameters of a backbone.
+
+    Arguments:
+        state: parameters and buffers by the backbone's own names.
+        preprocess: what they expect of an image; None for what the model says itself.
+        seen: int64 hashes of the images they were trained on; None where nobody knows.
+        seconds: what the pre-training cost, from its own record; None where nobody knows.
+    """
+
+    state: dict[str, Tensor]
+    preprocess: Preprocess | None = None
+    seen: np.ndarray | None = None
+    seconds: float | None = None
+    min_loaded: float = 0.9
+    partial: bool = False
+    about: str = ""
+
+    @property
+    def hash(self) -> str:
+        return hash_state(self.state)
+
+
+@dataclass
+class Report:
+    """What was loaded, skipped and why; `share` is of the backbone's parameters, by count."""
+
+    share: float
+    loaded: list[str] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        parts = [f"{self.share:.0%} of the backbone's parameters loaded"]
+        parts += [f"{name}: {how}" for name, how in list(self.adapted.items())[:3]]
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} skipped ({'; '.join(f'{k}: {v}' for k, v in list(self.skipped.items())[:3])})")
+        if self.missing:
+            parts.append(f"{len(self.missing)} left as initialised ({', '.join(self.missing[:3])})")
+        return "; ".join(parts)
+
+
+def no_source() -> None:
+    """`source=none`."""
+
+
+def from_run(path: str, min_loaded: float = 0.9, partial: bool = False) -> Source:
+    """`source=run`: the backbone of a finished run.
+
+    Arguments:
+        path: the run's folder.
+        min_loaded: share of the target backbone's parameters, 0 to 1, below which loading is an error.
+        partial: also copy the overlapping part of parameters whose shapes differ.
+
+    Raises ConfigError for a folder that is no finished run or is broken.
+    """
+    if not 0 <= min_loaded <= 1:
+        raise ConfigError(f"'source.min_loaded' should be a share from 0 to 1. Found {min_loaded}.")
+    folder = Path(path).expanduser()
+    record = read_record(folder)
+    tensors, meta = read_model(folder)
+    state = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
+    if not state:
+        raise ConfigError(f"The source run {folder} has no backbone in its model.safetensors.")
+    seen = tensors[SEEN].numpy() if SEEN in tensors else None
+    seconds = (record.get("costs") or {}).get("train_seconds")
+    preprocess = Preprocess.from_dict(meta["preprocess"])
+    return Source(state, preprocess, seen, seconds, min_loaded, partial, f"run {folder.name}")
+
+
+def from_pretraining(
+    dataset: dict,
+    optimizer: dict,
+    schedule: dict,
+    train: dict,
+    seed: int = 0,
+    min_loaded: float = 0.9,
+    partial: bool = False,
+    path: str | None = None,
+) -> Source:
+    """`source=pretrain`: a run on a source data set, made beforehand by `pretrain.py`, which fills in `path`."""
+    if path is None:
+        raise ConfigError("'source=pretrain' has not been trained yet: use tlmtl.run(), which does that first.")
+    return from_run(path, min_loaded, partial)
+
+
+def from_weights(weights: str = "DEFAULT", min_loaded: float = 0.9, *, encoder: Encoder) -> Source:
+    """`source=imagenet`: the weights that torchvision or timm offer for the model. Fetched once, then kept by them.
+
+    Raises ConfigError for a model without such weights, and where they cannot be fetched.
+    """
+    if encoder.fetch is None:
+        raise ConfigError(
+            "'source=imagenet' needs a model of torchvision or timm, such as model=resnet18; this model has no such weights. "
+            "source=pretrain trains it on a source data set."
+        )
+    try:
+        state, preprocess = encoder.fetch(weights)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"The weights could not be fetched ({type(error).__name__}: {error}). They need a network the first time; "
+            "without one, use source=pretrain or source=run."
+        ) from error
+    except (KeyError, ValueError, AttributeError) as error:
+        raise ConfigError(f"'source.weights={weights}' is not among the weights of this model: {error}") from error
+    return Source(state, preprocess, min_loaded=min_loaded, about=f"weights {weights}")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A finished run's `run.json`. Raises ConfigError for anything else."""
+    path = folder / "run.json"
+    if not path.is_file():
+        raise ConfigError(f"Expected the folder of a run, found no run.json in {folder} (source.path).")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        status = record["status"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is broken: {error}. Choose another run (source.path).") from error
+    if status != "done":
+        raise ConfigError(f"The run in {folder} is not finished (status {status}): a source should be (source.path).")
+    return record
+
+
+def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of a run's `model.safetensors`. Raises ConfigError when it is missing or broken."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads(file.metadata()["tlmtl"])
+            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 - no mapping
+    except FileNotFoundError as error:
+        raise ConfigError(f"Expected a model in {folder}, found no model.safetensors.") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"{path} is broken: {error}. Choose another run, or train that one again.") from error
+
+
+def load_into(backbone: nn.Module, source: Source) -> Report:
+    """Copy the source's parameters into `backbone`, by name.
+
+    The first convolution is adapted to another number of input channels: one channel repeated and divided (which is the
+    old filter on the channels' mean), or several summed (the old filter on a grey picture).
+
+    Raises ConfigError when less than `source.min_loaded` of the backbone's parameters got loaded.
+    """
+    own = backbone.state_dict()
+    parameters = {name: p.numel() for name, p in backbone.named_parameters()}
+    report, count, values = Report(0.0), 0, {}
+    for name, mine in own.items():
+        if name not in source.state:
+            report.missing.append(name)
+            continue
+        theirs = source.state[name]
+        if theirs.shape == mine.shape:
+            values[name], share = theirs, 1.0
+        elif (adapted := _other_channels(theirs, mine)) is not None:
+            values[name], share = adapted, 1.0
+            report.adapted[name] = f"{theirs.shape[1]} -> {mine.shape[1]} input channels"
+        elif source.partial and theirs.ndim == mine.ndim:
+            overlap = tuple(slice(0, min(a, b)) for a, b in zip(theirs.shape, mine.shape, strict=True))
+            values[name] = mine.clone()
+            values[name][overlap] = theirs[overlap].to(mine.dtype)
+            share = values[name][overlap].numel() / max(1, mine.numel())
+            report.adapted[name] = f"overlap of {tuple(theirs.shape)} and {tuple(mine.shape)}"
+        else:
+            report.skipped[name] = f"shape {tuple(theirs.shape)}, expected {tuple(mine.shape)}"
+            continue
+        report.loaded.append(name)
+        count += round(parameters.get(name, 0) * share)
+    report.skipped.update({name: "not in this model" for name in source.state if name not in own})
+    report.share = count / max(1, sum(parameters.values()))
+    if report.share < source.min_loaded:
+        raise ConfigError(
+            f"The source ({source.about}) does not fit this model: {report.line()}. Expected at least "
+            f"{source.min_loaded:.0%} (source.min_loaded). Use the model that the source was trained with"
+            f"{'' if source.partial else ', or source.partial=true'}."
+        )
+    backbone.load_state_dict({**own, **values})
+    return report
+
+
+def _other_channels(theirs: Tensor, mine: Tensor) -> Tensor | None:
+    if theirs.ndim != 4 or theirs.shape[:1] + theirs.shape[2:] != mine.shape[:1] + mine.shape[2:]:
+        return None
+    if theirs.shape[1] == 1 and mine.shape[1] == 3:
+        return theirs.expand_as(mine) / mine.shape[1]
+    if theirs.shape[1] == 3 and mine.shape[1] == 1:
+        return theirs.sum(1, keepdim=True)
+    return None
+
+
+def check_leak(seen: np.ndarray | None, held_out: np.ndarray) -> None:
+    """Raises ConfigError when an image of the target's val or test split was in the source's training."""
+    if seen is None:
+        return
+    common = int(np.isin(held_out, seen).sum())
+    if common:
+        raise ConfigError(
+            f"{common} of the {len(held_out)} validation and test images were in the source's training, so the figures would "
+            "flatter it. Use another source, or the same dataset.split_seed as the source had."
+        )
+
+
+def hash_state(state: dict[str, Tensor]) -> str:
+    """A hash of names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()[:12]

@@ -1,0 +1,178 @@
+"""Durations in any unit, learning-rate schedules, and optimizer groups made from a strategy's rules."""
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from tlmtl.errors import ConfigError
+from tlmtl.strategies.rules import Rule, set_modes
+
+DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*(ep|epochs?|st|steps?|ex|examples?|%|percent)?\s*$")
+
+
+@dataclass(frozen=True)
+class Units:
+    """What turns durations into steps, once, so that the rest of the program only deals with steps."""
+
+    steps_per_epoch: int
+    examples_per_epoch: int
+    total: int = 0  # steps of the run, for percentages
+
+    def steps(self, duration: Any, where: str, of: int | None = None) -> int:
+        """`10` or `10ep` (epochs), `500st`, `20000ex` (examples), `5%` of the run or of `of` steps -> steps, 0 or more."""
+        found = DURATION.match(str(duration))
+        if not found:
+            raise ConfigError(
+                f"'{where}' should be a duration: 10 or 10ep (epochs), 500st (steps), 20000ex (examples), 5% (of the run). "
+                f"Found '{duration}'."
+            )
+        number, unit = float(found[1]), (found[2] or "ep")[:2]
+        per = {
+            "ep": self.steps_per_epoch,
+            "st": 1.0,
+            "ex": self.steps_per_epoch / self.examples_per_epoch,
+            "%": (self.total if of is None else of) / 100,
+            "pe": (self.total if of is None else of) / 100,
+        }[unit]
+        return math.ceil(number * per - 1e-9)
+
+
+class Schedule:
+    """A learning-rate multiplier as a pure function of the step, so that nothing of it need be saved."""
+
+    warmup: Any
+
+    def __call__(self, step: int, total: int, units: Units) -> float:
+        """The factor at `step` (0 to total - 1) of a window of `total` steps."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """1, after a linear warm-up."""
+
+    warmup: Any = "0%"
+
+    def __call__(self, step: int, total: int, units: Units) -> float:
+        warmup = units.steps(self.warmup, "schedule.warmup", of=total)
+        return min(1.0, (step + 1) / (warmup + 1))
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """From 1 to `end` along half a cosine (Loshchilov & Hutter 2017, eq. 5 without restarts), after a linear warm-up."""
+
+    warmup: Any = "0%"
+    end: float = 0.0
+
+    def __call__(self, step: int, total: int, units: Units) -> float:
+        warmup = units.steps(self.warmup, "schedule.warmup", of=total)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return _half_cosine(1.0, self.end, (step - warmup) / max(1, total - warmup))
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """From `start` up to 1 and down to `end`, both along half a cosine (Smith & Topin 2019).
+
+    As in torch's OneCycleLR with its default divisors; unlike it, momentum stays as it is.
+    """
+
+    warmup: Any = "25%"
+    start: float = 0.04
+    end: float = 1e-4
+
+    def __call__(self, step: int, total: int, units: Units) -> float:
+        warmup = units.steps(self.warmup, "schedule.warmup", of=total)
+        if step < warmup:
+            return _half_cosine(self.start, 1.0, step / warmup)
+        return _half_cosine(1.0, self.end, (step - warmup) / max(1, total - 1 - warmup))
+
+
+def _half_cosine(first: float, last: float, progress: float) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+class Groups:
+    """Which parameters train at a step, and how fast. Owns the optimizer's groups.
+
+    Arguments:
+        model: with source parameters in.
+        rules: by parameter name, as `rules.match` gives them.
+        schedule, units: the learning rate of a group follows the schedule over the group's own window, from its start.
+        extra: modules with parameters of their own (terms, weightings), trained at the base rate throughout.
+    """
+
+    def __init__(
+        self, model: nn.Module, rules: dict[str, Rule], schedule: Schedule, units: Units, extra: list[nn.Module]
+    ) -> None:
+        self.model, self.schedule, self.units = model, schedule, units
+        self.groups: list[dict[str, Any]] = []
+        by_kind: dict[tuple, list[str]] = {}
+        parameters = dict(model.named_parameters())
+        for name, rule in rules.items():
+            start = _start(rule, units)
+            # Norms and biases are not decayed: a pull towards zero says nothing about them (He et al. 2019, sec. 3.1).
+            kind = (rule.frozen or start >= units.total, start, rule.lr_scale, parameters[name].ndim > 1)
+            by_kind.setdefault(kind, []).append(name)
+        self.shared: list[nn.Parameter] = []  # those that all tasks share and that train now
+        self.frozen = [parameters[n] for kind, names in by_kind.items() if kind[0] for n in names]
+        for (frozen, start, scale, decayed), names in by_kind.items():
+            if not frozen:
+                members = [parameters[name] for name in names]
+                self.groups.append({"params": members, "start": start, "scale": scale, "decayed": decayed})
+        own = [p for module in extra for p in module.parameters() if p.requires_grad]
+        if own:
+            self.groups.append({"params": own, "start": 0, "scale": 1.0, "decayed": False})
+
+    def optimizer(self, make: Callable[..., Optimizer], lr: float, **settings: Any) -> Optimizer:
+        """`make` (a class of torch.optim) over these groups. Raises ConfigError for one that needs a closure."""
+        if "closure" in inspect.signature(make.step).parameters and make.__name__ == "LBFGS":  # type: ignore[attr-defined]
+            raise ConfigError("torch.optim.LBFGS evaluates a step's loss many times, which this loop does not do.")
+        groups = [
+            {"params": g["params"]} if g["decayed"] or "weight_decay" not in settings else {"params": g["params"], "weight_decay": 0.0}
+            for g in self.groups
+        ]
+        self.lr = lr
+        self.made = make(groups, lr=lr, **settings)
+        return self.made
+
+    def begin(self, step: int, first: bool = False) -> float:
+        """Set gradients, modes and learning rates for `step`; `first` after a start or a resume. Returns the base rate."""
+        thawed = first or any(group["start"] == step for group in self.groups)
+        if thawed:
+            for parameter in self.frozen:
+                parameter.requires_grad_(False)
+            for group in self.groups:
+                for parameter in group["params"]:
+                    parameter.requires_grad_(step >= group["start"])
+        for group, made in zip(self.groups, self.made.param_groups, strict=True):
+            if step >= group["start"]:
+                window = self.units.total - group["start"]
+                made["lr"] = self.lr * group["scale"] * self.schedule(step - group["start"], window, self.units)
+        if thawed:
+            set_modes(self.model)
+            named = self.model.named_parameters()
+            self.shared = [p for name, p in named if p.requires_grad and not name.startswith("heads.")]
+        return self.lr * self.schedule(step, self.units.total, self.units)
+
+    def trained(self) -> int:
+        """How many parameters of the model train at some time in the run."""
+        ours = {id(p) for p in self.model.parameters()}
+        return sum(p.numel() for group in self.groups for p in group["params"] if id(p) in ours)
+
+
+def _start(rule: Rule, units: Units) -> int:
+    where = f"strategy.rules ({rule.params}): from"
+    if isinstance(rule.start, int | float):
+        if not 0 <= rule.start <= 1:
+            raise ConfigError(f"'{where}' as a number is a fraction of the run, 0 to 1; or a duration. Found {rule.start}.")
+        return round(rule.start * units.total)
+    return units.steps(rule.start, where)

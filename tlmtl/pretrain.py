@@ -1,0 +1,71 @@
+"""`source=pretrain`: train the model on a source data set first, once, and keep it under its hash for all runs."""
+
+import logging
+import os
+from pathlib import Path
+
+from filelock import FileLock
+from omegaconf import DictConfig, OmegaConf
+
+import tlmtl
+from tlmtl import files, identity
+from tlmtl.config import Config, check_dataset
+from tlmtl.data.dataset import load
+from tlmtl.job import execute
+from tlmtl.progress import choose
+from tlmtl.results import RunFolder, new_run_id
+
+log = logging.getLogger("tlmtl")
+
+
+def with_source(cfg: DictConfig) -> DictConfig:
+    """`cfg` with its pre-trained source in place (`source.path`), trained now if it is not in the cache.
+
+    Two processes that ask at once train it once: the second waits. Configs without such a source come back as they are.
+    """
+    if "dataset" not in cfg.source or not identity.needs_source(cfg):
+        return cfg
+    job = source_config(cfg)
+    cache = files.make_folder(cache_folder(cfg) / "sources", "output.cache")
+    key = identity.config_hash(job)
+    data_hash = load(job.dataset, job.tasks, list(job.allow)).hash
+    path = cache / f"{key}_{data_hash}"
+    with FileLock(cache / f"{path.name}.lock"):
+        record = RunFolder(path).record
+        if record.get("status") != "done" or record.get("tlmtl") != tlmtl.__version__:
+            label = f"pre-training {cfg.composed.choices.get('model', 'the model')} on the source data"
+            log.info("%s (once; kept in %s)", label, path)
+            execute(job, path, new_run_id("pretrain", key), choose(cfg.progress, label))
+    ready = cfg.copy()
+    OmegaConf.update(ready, "source.path", str(path), force_add=True)
+    return ready
+
+
+def source_config(cfg: DictConfig) -> DictConfig:
+    """The config of the run that makes the source: the model and hardware of `cfg`, all else from `cfg.source`."""
+    node = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(node, dict)
+    source = node["source"]
+    common, _ = check_dataset(cfg.source.dataset, "source.dataset")
+    job = OmegaConf.merge(
+        OmegaConf.structured(Config),
+        {
+            **{key: node[key] for key in ("model", "hardware", "weighting", "sharing", "allow", "progress")},
+            "source": {"_target_": "tlmtl.models.source.no_source"},
+            **{key: source[key] for key in ("dataset", "optimizer", "schedule", "train")},
+            "strategy": {"init": "random", "rules": [{"params": "*"}]},
+            "tasks": list(common.default_tasks) or "default",
+            "seed": source["seed"],
+            "composed": {"choices": {"strategy": "pretrain", "model": cfg.composed.choices.get("model")}},
+        },
+    )
+    assert isinstance(job, DictConfig)
+    return job
+
+
+def cache_folder(cfg: DictConfig) -> Path:
+    """`output.cache`, $TLMTL_CACHE, or the user's cache folder."""
+    if cfg.output.cache:
+        return Path(cfg.output.cache).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TLMTL_CACHE") or f"{base}/tlmtl").expanduser()

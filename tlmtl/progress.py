@@ -1,0 +1,124 @@
+"""How a run shows that it is alive: a bar on a terminal, plain lines elsewhere, messages to the parent in a sweep."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    def start(self, total: int, done: int) -> None: ...
+
+    def step(self, step: int, losses: Mapping[str, float]) -> None: ...
+
+    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    def start(self, total: int, done: int) -> None: ...
+
+    def step(self, step: int, losses: Mapping[str, float]) -> None: ...
+
+    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Bar:
+    """A rich progress bar: loss, the first validation metric of each task, time left."""
+
+    def __init__(self, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self.label = label
+        self.bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}{task.fields[metric]}"),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.shown = 0.0
+
+    def start(self, total: int, done: int) -> None:
+        self.task = self.bar.add_task(self.label, total=total, completed=done, loss="", metric="")
+        self.bar.start()
+
+    def step(self, step: int, losses: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if now - self.shown > 0.1:  # often enough for eyes, seldom enough to cost nothing
+            self.shown = now
+            self.bar.update(self.task, completed=step, loss=f"loss {sum(losses.values()):.3f}")
+
+    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        self.bar.update(self.task, completed=step, metric=f"  val {summary(metrics)}")
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+class Lines:
+    """A plain line now and then, for logs and pipes."""
+
+    def __init__(self, label: str, every: float = 5.0) -> None:
+        self.label, self.every, self.told, self.total = label, every, time.monotonic(), 0
+        self.losses: Mapping[str, float] = {}
+
+    def start(self, total: int, done: int) -> None:
+        self.total = total
+
+    def step(self, step: int, losses: Mapping[str, float]) -> None:
+        self.losses = losses
+
+    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        if time.monotonic() - self.told > self.every or step == self.total:
+            self.told = time.monotonic()
+            loss = sum(self.losses.values())
+            print(f"{self.label}: step {step}/{self.total}, loss {loss:.3f}, val {summary(metrics)}", file=sys.stderr)
+
+    def close(self) -> None: ...
+
+
+class Messages:
+    """Tells a parent process, at most a few times a second: (step, total, what validation says)."""
+
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        self.send, self.total, self.metric, self.told = send, 0, "", 0.0
+
+    def start(self, total: int, done: int) -> None:
+        self.total = total
+        self._tell(done)
+
+    def step(self, step: int, losses: Mapping[str, float]) -> None:
+        if time.monotonic() - self.told > 0.25:
+            self._tell(step)
+
+    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        self.metric = summary(metrics)
+
+    def _tell(self, step: int) -> None:
+        self.told = time.monotonic()
+        self.send((step, self.total, self.metric))
+
+    def close(self) -> None: ...
+
+
+def summary(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """`accuracy 0.912` for one task, `left 0.912, right 0.905` for several: the first metric of each, the loss aside."""
+    shown = {task: next(((n, v) for n, v in m.items() if n != "loss"), ("", 0.0)) for task, m in metrics.items()}
+    if len(shown) == 1:
+        return " ".join(f"{name} {value:.3f}" for name, value in shown.values())
+    return ", ".join(f"{task} {value:.3f}" for task, (_, value) in shown.items())
+
+
+def choose(wanted: bool, label: str) -> Progress:
+    """What fits where standard error goes."""
+    if not wanted:
+        return Silent()
+    return Bar(label) if sys.stderr.isatty() else Lines(label)

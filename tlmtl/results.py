@@ -1,0 +1,173 @@
+"""A run's folder: who may write it, its status, and its files, each of them whole or not there."""
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+import tlmtl
+from tlmtl import files
+from tlmtl.columns import ordered
+from tlmtl.errors import ConfigError
+
+HISTORY = ["step", "epoch", "split", "task", "name", "value"]
+
+
+class RunFolder:
+    """The folder of one run, held by a lock while `with` lasts.
+
+    `status` is running, done, failed or interrupted. A run whose process was killed still says running, but nobody holds
+    its lock: that is an interrupted run, too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, FileLock(path / ".lock")
+
+    def __enter__(self) -> "RunFolder":
+        files.make_folder(self.path, "output.root")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(f"{self.path} is in use by another process. Wait for it, or stop it.") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`run.json`, or {} when it is not there or not readable."""
+        try:
+            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def update(self, **values: Any) -> None:
+        record = {**self.record, **values}
+        files.write_text(self.path / "run.json", json.dumps(record, indent=2, default=str) + "\n")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint" / "last.pt"
+
+    def write_config(self, cfg: DictConfig) -> None:
+        resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        files.write_text(self.path / "config.yaml", OmegaConf.to_yaml(resolved))
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        write_rows(self.path / "results.csv", rows)
+
+    def write_history(self, history: Iterable[Sequence[Any]]) -> None:
+        files.write_text(self.path / "history.csv", _csv(HISTORY, history))
+
+    def remove_checkpoint(self) -> None:
+        self.checkpoint.unlink(missing_ok=True)
+        if self.checkpoint.parent.is_dir() and not any(self.checkpoint.parent.iterdir()):
+            self.checkpoint.parent.rmdir()
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of a metrics table, in the contract's order of columns. What was not measured is empty."""
+    names = ordered(list(dict.fromkeys(name for row in rows for name in row)))
+    files.write_text(path, _csv(names, ([_cell(row.get(name)) for name in names] for row in rows)))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None or value != value:  # None or NaN: not measured
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value
+
+
+def new_run_id(strategy: str, config_hash: str) -> str:
+    """`<time>_<strategy>_<hash>`, sortable by time."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}_{strategy}_{config_hash}"
+
+
+def new_folder(runs: Path, run_id: str) -> Path:
+    """A folder of that name that nobody else has, however fast runs start."""
+    files.make_folder(runs, "output.root")
+    for number in range(1, 10_000):
+        path = runs / (run_id if number == 1 else f"{run_id}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise ConfigError(f"No free name is left for {run_id} in {runs}.")
+
+
+def find_interrupted(runs: Path, config_hash: str) -> Path | None:
+    """The newest run of this config that was begun and not finished, and that nobody is working on."""
+    for path in sorted(runs.glob(f"*_{config_hash}*"), reverse=True):
+        if path.is_symlink() or RunFolder(path).record.get("status") not in ("running", "interrupted"):
+            continue
+        try:
+            with RunFolder(path):
+                return path
+        except ConfigError:
+            continue
+    return None
+
+
+def provenance() -> dict[str, Any]:
+    """The columns that say which program made a row."""
+    return {"tlmtl": tlmtl.__version__, "torch": _version("torch"), "git_sha": _git_sha()}
+
+
+def versions() -> dict[str, str]:
+    names = "torch torchvision timm torchmetrics lightning-fabric hydra-core omegaconf numpy scikit-learn".split()
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _git_sha() -> str | None:
+    """The commit of the working folder that the run was started in, `-dirty` when files differ from it."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the time that the block takes to `seconds[name]`."""
+    began = time.perf_counter()
+    yield
+    seconds[name] += time.perf_counter() - began

@@ -1,0 +1,74 @@
+"""The only Hydra launcher: plans a sweep's jobs together, then runs what is missing in child processes.
+
+Hydra 1.3 takes launchers only from the namespace `hydra_plugins`, which it finds by walking folders; that fails in an
+editable install, so this module is registered under such a name by hand.
+"""
+
+import sys
+import types
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+
+class TlmtlLauncher(Launcher):
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Any, initial_job_idx: int) -> list[JobReturn]:
+        """Run every job of the sweep. Raises ConfigError before the first one starts if any is wrong."""
+        from tlmtl import composition
+        from tlmtl.sweep.plan import plan_sweep
+        from tlmtl.sweep.pool import run_sweep
+
+        configs = []
+        for number, overrides in enumerate(job_overrides):
+            cfg = self.loader.load_sweep_config(self.config, list(overrides))
+            cfg.hydra.job.num = number
+            configs.append(composition.finish(cfg))
+        varied = _varied([list(overrides) for overrides in job_overrides])
+        labels = [" ".join(item.lstrip("+") for item in job if _key(item) in varied) for job in job_overrides]
+        failed = run_sweep(plan_sweep(configs, labels, varied))
+        return [_returned(list(overrides), failed) for overrides in job_overrides]
+
+
+def _key(override: str) -> str:
+    return override.split("=")[0]
+
+
+def _varied(jobs: list[list[str]]) -> list[str]:
+    """The keys that were swept: Hydra hands every override to every job."""
+    keys = [_key(item) for item in jobs[0]] if jobs else []
+    return [key for i, key in enumerate(keys) if len({job[i] for job in jobs}) > 1]
+
+
+def _returned(overrides: list[str], failed: bool) -> JobReturn:
+    job = JobReturn()
+    job.overrides = overrides
+    job.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+    job._return_value = SystemExit(1) if failed else None  # Hydra raises it: exit code 1 without a traceback
+    return job
+
+
+TlmtlLauncher.__module__ = "hydra_plugins.tlmtl"
+
+
+@dataclass
+class LauncherConfig:
+    _target_: str = "hydra_plugins.tlmtl.TlmtlLauncher"
+
+
+def register() -> None:
+    """Make the launcher known to Hydra as `hydra/launcher=tlmtl`. May be called twice."""
+    try:
+        import hydra_plugins
+    except ImportError:
+        hydra_plugins = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
+        hydra_plugins.__path__ = []
+    hydra_plugins.tlmtl = sys.modules["hydra_plugins.tlmtl"] = sys.modules[__name__]
+    Plugins.instance().register(TlmtlLauncher)
+    ConfigStore.instance().store(group="hydra/launcher", name="tlmtl", node=LauncherConfig, provider="tlmtl")

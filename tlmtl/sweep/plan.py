@@ -1,0 +1,131 @@
+"""From the configs of a sweep to its jobs: checked, made unique, each with its folder and whether it is to be run."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+import tlmtl
+from tlmtl import files, identity
+from tlmtl.assemble import Assembly, assemble
+from tlmtl.errors import ConfigError
+from tlmtl.pretrain import with_source
+from tlmtl.results import RunFolder, new_run_id
+
+log = logging.getLogger("tlmtl")
+
+
+@dataclass
+class Job:
+    """One run of a sweep. `reason` says why it is run; an empty one means that its results are there already."""
+
+    cfg: DictConfig
+    label: str
+    key: str
+    folder: Path
+    threads: int
+    reason: str
+    state: str = "waiting"  # waiting | running | done | failed | interrupted
+    note: str = ""
+
+    @property
+    def run_id(self) -> str:
+        return new_run_id(str(self.cfg.composed.choices.get("strategy", "run")), self.key)
+
+
+@dataclass
+class Sweep:
+    folder: Path
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[Job]:
+        return [job for job in self.jobs if job.reason]
+
+
+def plan_sweep(configs: Sequence[DictConfig], labels: Sequence[str], swept: list[str]) -> Sweep:
+    """Check every config, train the sources they need, and say which runs are missing or stale.
+
+    Arguments:
+        configs: checked configs, one per job.
+        labels: how each job is called in tables of progress.
+        swept: the keys that differ between the jobs.
+
+    Raises ConfigError, naming the job, before anything of the sweep is started.
+    """
+    unique: dict[str, tuple[DictConfig, str]] = {}
+    same: list[str] = []
+    for cfg, label in zip(configs, labels, strict=True):
+        try:
+            key = identity.config_hash(cfg)
+        except ConfigError as error:
+            raise _named(error, label) from error
+        if key in unique:
+            same.append(f"{label} (as {unique[key][1]})")
+        else:
+            unique[key] = (cfg, label)
+    if same:
+        log.info("%d job(s) equal another one and are run once: %s", len(same), "; ".join(same[:3]) + (" ..." if same[3:] else ""))
+    checked: dict[str, Assembly] = {}  # by group: repeats differ in nothing that could be wrong
+    for cfg, label in unique.values():
+        _check(cfg, label, checked, with_sources=False)
+    first = configs[0]
+    folder = Path(first.output.root) / "sweeps" / (first.sweep.name or identity.sweep_name(first, swept))
+    files.make_folder(folder, "output.root")
+    files.link(folder.parent / "latest", folder)
+    sources: dict[str, str | None] = {}
+    ready: dict[str, Assembly] = {}
+    jobs = []
+    for key, (cfg, label) in unique.items():
+        cfg = _sourced(cfg, sources)
+        parts = _check(cfg, label, ready, with_sources=True)
+        jobs.append(Job(cfg, label or "run", key, folder / key, parts.threads, _reason(folder / key, cfg, parts)))
+    return Sweep(folder, jobs)
+
+
+def _check(cfg: DictConfig, label: str, seen: dict[str, Assembly], with_sources: bool) -> Assembly:
+    group = identity.group_id(cfg)
+    if group not in seen:
+        try:
+            seen[group] = assemble(cfg, with_sources)
+        except ConfigError as error:
+            raise _named(error, label) from error
+    return seen[group]
+
+
+def _sourced(cfg: DictConfig, known: dict[str, str | None]) -> DictConfig:
+    """`cfg` with its pre-trained source; asked for once per model and source."""
+    if "dataset" not in cfg.source or not identity.needs_source(cfg):
+        return cfg
+    parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "source", "hardware")}
+    key = json.dumps(parts, sort_keys=True, default=str)
+    if key not in known:
+        known[key] = with_source(cfg).source.path
+    ready = cfg.copy()
+    OmegaConf.update(ready, "source.path", known[key], force_add=True)
+    return ready
+
+
+def _reason(folder: Path, cfg: DictConfig, parts: Assembly) -> str:
+    """Why the run in `folder` is to be made, or "" when config, data, source and program agree with what is there."""
+    record = RunFolder(folder).record
+    status = record.get("status")
+    if status != "done":
+        return {None: "missing", "failed": "failed before"}.get(status, "interrupted")
+    hashes, source = record.get("hashes", {}), parts.source.hash if parts.source else None
+    for what, found, now in (
+        ("tlmtl's version", record.get("tlmtl"), tlmtl.__version__),
+        ("the data", hashes.get("data_hash"), parts.data.hash),
+        ("the source parameters", hashes.get("source_hash"), source),
+    ):
+        if found != now:
+            log.info("%s is stale: %s changed (%s, now %s); it is run again.", folder.name, what, found, now)
+            return "stale"
+    return "" if (folder / "results.csv").is_file() else "missing"
+
+
+def _named(error: ConfigError, label: str) -> ConfigError:
+    return ConfigError(f"In the job {label}: {error}" if label else str(error))
