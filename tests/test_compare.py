@@ -6,11 +6,11 @@ from statistics import mean, stdev
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlmtl import columns
-from tlmtl.compare import command, filters, keys, load, metrics, table
+from tlmtl.compare import filters, keys, load, metrics, table
 from tlmtl.errors import ConfigError
 
 
@@ -282,6 +282,7 @@ DRAWN = st.lists(
 )  # fmt: skip
 
 
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), drawn=DRAWN, over=st.sampled_from([[], ["lr"], ["strategy", "lr"]]))
 def test_the_order_of_rows_does_not_matter(data, drawn, over):
     rows = [row(s, seed, test, val, lr=lr) for s, seed, lr, test, val in drawn]
@@ -289,12 +290,3 @@ def test_the_order_of_rows_does_not_matter(data, drawn, over):
     one, other = (table.summarise(pd.DataFrame(each), over=over) for each in (rows, mixed))
     pd.testing.assert_frame_equal(one.groups, other.groups, check_exact=True)
     assert one.notes == other.notes
-
-
-def test_no_run_finished(tmp_path, capsys):
-    assert command.main([str(write(tmp_path, [failed(error="out of memory")]))]) == 1
-    assert capsys.readouterr().out.splitlines() == [
-        "No finished run with a metric to compare.",
-        "1 row not averaged: 1 failed.",
-        "20260101-000000_linear_probe_0.01___0: out of memory",
-    ]
