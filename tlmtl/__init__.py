@@ -1,8 +1,8 @@
 """tlmtl: compare ways to transfer and to share.
 
-    cfg = tlmtl.compose(["strategy=finetune_all", "dataset.labels_per_class=1"])
-    result = tlmtl.run(cfg)
-    result.rows, result.folder, result.model
+cfg = tlmtl.compose(["strategy=finetune_all", "dataset.labels_per_class=1"])
+result = tlmtl.run(cfg)
+result.rows, result.folder, result.model
 """
 
 from typing import TYPE_CHECKING
@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "compose", "run"]
 
 if TYPE_CHECKING:
-    from tlmtl.composition import compose
     from tlmtl.api import run
+    from tlmtl.composition import compose
 
 
 def __getattr__(name: str):

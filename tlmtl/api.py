@@ -53,6 +53,8 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path]:
     own = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path / "config.yaml"))
     assert isinstance(own, DictConfig)
     if list(own.allow) != list(cfg.allow):  # a config file is data: what it may import is said by the command alone
-        raise ConfigError(f"That run was allowed to use {list(own.allow)}: give allow=[{','.join(own.allow)}] again to resume it.")
+        raise ConfigError(
+            f"That run was allowed to use {list(own.allow)}: give allow=[{','.join(own.allow)}] again to resume it."
+        )
     own.output, own.progress = cfg.output, cfg.progress
     return own, path

@@ -46,7 +46,9 @@ def write_predictions(path: Path, data: Data, predictions: Mapping[str, Predicti
     files.write(path, lambda temporary: parquet.write_table(pa.concat_tables(tables), temporary))
 
 
-def write_model(path: Path, cfg: DictConfig, encoder: Encoder, data: Data, source: Source | None, model: nn.Module) -> None:
+def write_model(
+    path: Path, cfg: DictConfig, encoder: Encoder, data: Data, source: Source | None, model: nn.Module
+) -> None:
     """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the model's config,
     pre-processing, tasks with their classes and scales. The tensor `tlmtl.seen_inputs` holds hashes of every image that
     the parameters were trained on, its source's included, so that no later run is tested on one of them unawares."""

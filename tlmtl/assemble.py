@@ -89,7 +89,9 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
         _seeded(cfg, f"setup/{name}", lambda term=term: term.setup(context))
     groups = Groups(model, rules, build(cfg.schedule, "schedule", allow=allow), units, [*terms.values(), weighting])
     if not groups.groups:
-        raise ConfigError("Nothing trains: every parameter is frozen by 'strategy.rules', or thaws after the run's end.")
+        raise ConfigError(
+            "Nothing trains: every parameter is frozen by 'strategy.rules', or thaws after the run's end."
+        )
     groups.schedule(0, units.total, units)  # a wrong warm-up is told here
     keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     return Assembly(cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model)

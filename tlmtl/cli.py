@@ -51,7 +51,9 @@ def dispatch(words: list[str]) -> int:
         return 0
     command, *rest = words
     if command not in COMMANDS:
-        raise ConfigError(f"Unknown command '{command}'.{nearest(command, list(COMMANDS))} Commands: {', '.join(COMMANDS)}.")
+        raise ConfigError(
+            f"Unknown command '{command}'.{nearest(command, list(COMMANDS))} Commands: {', '.join(COMMANDS)}."
+        )
     if "-h" in rest or "--help" in rest:
         print(HELP[command])
         return 0

@@ -51,7 +51,9 @@ def train(words: list[str]) -> int:
     show_log()
     with tempfile.TemporaryDirectory(prefix="tlmtl-") as scratch:
         if not (args.cfg or args.info or args.shell_completion or args.hydra_help):
-            args.overrides.insert(0, f"hydra.sweep.dir={scratch}")  # Hydra's sweeper insists on a place for a multirun.yaml
+            args.overrides.insert(
+                0, f"hydra.sweep.dir={scratch}"
+            )  # Hydra's sweeper insists on a place for a multirun.yaml
         try:
             if not (args.cfg or args.info or args.shell_completion or args.hydra_help):
                 composition.guard(args)
@@ -99,7 +101,9 @@ def show(words: list[str]) -> int:
 
     console = Console(highlight=False, soft_wrap=False)
     for group in words or known:
-        grid = Table(title=f"{group}: {known[group]}", title_justify="left", title_style="bold", box=None, show_header=False)
+        grid = Table(
+            title=f"{group}: {known[group]}", title_justify="left", title_style="bold", box=None, show_header=False
+        )
         grid.add_column(no_wrap=True, min_width=18)
         grid.add_column(overflow="fold")
         for preset in presets(group, folders):
@@ -122,7 +126,7 @@ def complete(words: list[str]) -> int:
     if typed[1] != "train":
         return 0
     os.environ["COMP_LINE"] = " ".join([typed[0], *typed[2:]]) + (" " if line.endswith(" ") else "")
-    with contextlib.suppress(TlmtlError, Exception), contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: PTH123, SIM115
+    with contextlib.suppress(TlmtlError, Exception), contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: PTH123
         return train(words)
     return 0
 
@@ -137,5 +141,3 @@ def show_log() -> None:
         log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-
-

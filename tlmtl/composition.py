@@ -65,7 +65,9 @@ def finish(cfg: DictConfig) -> DictConfig:
     checked = merge_schema(cfg)
     base = json.loads(_leaves_of_choices(json.dumps(choices, sort_keys=True)))
     if base.get("allow", []) != [] or (checked.allow and not _on_command_line(cfg, "allow")):
-        raise ConfigError("'allow' may only be set on the command line: a config file is data, which may be a stranger's.")
+        raise ConfigError(
+            "'allow' may only be set on the command line: a config file is data, which may be a stranger's."
+        )
     mine = leaves(checked)
     changed = {key: value for key, value in mine.items() if base.get(key, "absent") != value}
     dropped = [key for key in base if key not in mine]
@@ -114,7 +116,7 @@ def _leaves_of_choices(choices: str) -> str:
     loader = GlobalHydra.instance().config_loader()
     overrides = [f"{group}={choice}" for group, choice in json.loads(choices).items() if choice is not None]
     cfg = loader.load_configuration("config", overrides, run_mode=RunMode.RUN)
-    return json.dumps(leaves(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])))
+    return json.dumps(leaves(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])))
 
 
 def explain(error: Exception) -> Exception:
@@ -122,7 +124,7 @@ def explain(error: Exception) -> Exception:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from tlmtl.config import known_keys, omegaconf_error, unknown_key
+    from tlmtl.config import omegaconf_error, unknown_key
 
     if isinstance(error, OmegaConfBaseException):
         return omegaconf_error(error, _all_keys())
@@ -191,8 +193,12 @@ def guard(args: Any) -> None:
         targets = {name: node[name].get("_target_") for name in ("launcher", "sweeper")}
         for name, target in targets.items():
             if not str(target).startswith(("hydra_plugins.", "hydra._internal.core_plugins.")):
-                raise ConfigError(f"'hydra.{name}._target_' may not be '{target}': only installed Hydra plugins may be named.")
+                raise ConfigError(
+                    f"'hydra.{name}._target_' may not be '{target}': only installed Hydra plugins may be named."
+                )
         if node.callbacks:
-            raise ConfigError(f"'hydra.callbacks' may not be set: found {sorted(node.callbacks)}. They would run unchecked code.")
+            raise ConfigError(
+                f"'hydra.callbacks' may not be set: found {sorted(node.callbacks)}. They would run unchecked code."
+            )
     finally:
         GlobalHydra.instance().clear()

@@ -7,6 +7,7 @@ that a typo in a preset is caught without a third file. Nothing here knows Hydra
 import dataclasses
 import importlib
 import inspect
+import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -170,7 +171,7 @@ def unknown_key(key: str, known: list[str], where: str = "") -> ConfigError:
 def merge_schema(cfg: DictConfig) -> DictConfig:
     """`cfg` with the types of `Config`. Raises ConfigError for unknown keys (also those added with `+`), wrong types
     and missing values. Interpolations stay as they are."""
-    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     for key in cfg:
         if key not in Config.__dataclass_fields__:
             raise unknown_key(str(key), known_keys(OmegaConf.structured(Config)))
@@ -198,7 +199,7 @@ def omegaconf_error(error: OmegaConfBaseException, known: list[str]) -> ConfigEr
 
 def typed(schema: type, node: Any, where: str) -> DictConfig:
     """`node` as the dataclass `schema` describes it. Raises ConfigError naming `where.key`."""
-    fields = list(schema.__dataclass_fields__)
+    fields = [item.name for item in dataclasses.fields(schema)]
     for key in node:
         if key not in fields:
             raise unknown_key(f"{where}.{key}", [f"{where}.{name}" for name in fields])
@@ -237,7 +238,9 @@ def find_target(node: Any, group: str, where: str, allow: list[str]) -> Any:
         target = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"'{where}._target_' names '{path}', which cannot be imported: {error}.") from error
-    if not callable(target) or not allowed(str(getattr(target, "__module__", ""))):  # nothing that was merely imported there
+    if not callable(target) or not allowed(
+        str(getattr(target, "__module__", ""))
+    ):  # nothing that was merely imported there
         raise refusal
     return target
 
@@ -285,7 +288,7 @@ def _omegaconf_type(hint: Any) -> Any:
     if hint in simple or (len(inner) == 1 and inner[0] in simple and type(None) in typing.get_args(hint)):
         return (inner[0] if inner else hint) | None
     if typing.get_origin(hint) is list and inner and inner[0] in simple:
-        return list[inner[0]] | None  # type: ignore[name-defined]
+        return types.GenericAlias(list, (inner[0],)) | None
     return Any
 
 

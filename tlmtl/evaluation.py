@@ -23,7 +23,9 @@ class Predictions:
     mask: dict[str, Tensor]
 
 
-def selection_score(tasks: Mapping[str, Task], predictions: Predictions, metrics: Mapping[str, Mapping[str, float]]) -> float:
+def selection_score(
+    tasks: Mapping[str, Task], predictions: Predictions, metrics: Mapping[str, Mapping[str, float]]
+) -> float:
     """What the best model is chosen by: the mean over primary tasks of 1 - loss / loss of the best constant predictor."""
     scores = []
     for name, task in tasks.items():

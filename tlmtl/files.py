@@ -52,7 +52,9 @@ def make_folder(path: Path, key: str) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise ConfigError(f"'{key}' should be a folder that can be written. {path}: {error.strerror or error}.") from error
+        raise ConfigError(
+            f"'{key}' should be a folder that can be written. {path}: {error.strerror or error}."
+        ) from error
     return path
 
 
@@ -66,7 +68,9 @@ def disk_errors() -> Iterator[None]:
             raise DiskError(f"Could not write {error.filename or 'a file'}: {error.strerror}.") from error
         raise
     except RuntimeError as error:  # torch and safetensors wrap the system's error in their own
-        if any(word in str(error) for word in ("No space left", "os error 28", "PytorchStreamWriter", "file write failed")):
+        if any(
+            word in str(error) for word in ("No space left", "os error 28", "PytorchStreamWriter", "file write failed")
+        ):
             raise DiskError(f"Could not write a checkpoint or model, the disk may be full: {error}.") from error
         raise
 

@@ -31,7 +31,7 @@ class Machine:
 
     def place(self, module: nn.Module) -> nn.Module:
         """`module` on the device, in the memory format and precision of the plan."""
-        module = module.to(self.device, memory_format=self.memory_format)
+        module = module.to(self.device).to(memory_format=self.memory_format)
         return module.to(torch.bfloat16) if self.plan["precision"] == "bf16-true" else module
 
 
@@ -51,9 +51,13 @@ def check(settings: Any) -> None:
         if settings[key] not in known:
             raise ConfigError(f"'hardware.{key}' should be one of {', '.join(known)}. Found '{settings[key]}'.")
     if settings.device == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("'hardware.device=gpu' needs a CUDA GPU, and torch finds none. Use hardware=auto or hardware=cpu.")
+        raise ConfigError(
+            "'hardware.device=gpu' needs a CUDA GPU, and torch finds none. Use hardware=auto or hardware=cpu."
+        )
     if settings.device == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("'hardware.device=mps' needs an Apple GPU, and torch finds none. Use hardware=auto or hardware=cpu.")
+        raise ConfigError(
+            "'hardware.device=mps' needs an Apple GPU, and torch finds none. Use hardware=auto or hardware=cpu."
+        )
     threads_of(settings.threads, None)
 
 

@@ -98,7 +98,9 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
     found["hardware"].pop("workers", None)
     found["tasks"] = chosen_tasks(cfg)
     found["terms"] = OmegaConf.to_container(OmegaConf.create(terms_of(cfg)))
-    found["strategy"] = {key: found["strategy"][key] for key in ("init", "rules")}  # the rest was interpolated elsewhere
+    found["strategy"] = {
+        key: found["strategy"][key] for key in ("init", "rules")
+    }  # the rest was interpolated elsewhere
     del found["term"]
     if not needs_source(cfg):
         found["source"] = None

@@ -50,7 +50,9 @@ def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None 
             progress.close()
 
 
-def _execute(cfg: DictConfig, folder: RunFolder, run_id: str, progress: Progress, memory: hardware.PeakMemory) -> nn.Module:
+def _execute(
+    cfg: DictConfig, folder: RunFolder, run_id: str, progress: Progress, memory: hardware.PeakMemory
+) -> nn.Module:
     folder.update(
         run_id=run_id,
         status="running",
@@ -222,7 +224,9 @@ def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:
 def _opening(parts: Assembly, machine: hardware.Machine) -> str:
     data, plan = parts.data, machine.plan
     sizes = ", ".join(f"{len(where)} {split}" for split, where in data.splits.items())
-    lines = [f"{plan['device']} with {plan['threads']} thread(s), {plan['precision']}; {sizes} examples; {parts.units.total} steps"]
+    lines = [
+        f"{plan['device']} with {plan['threads']} thread(s), {plan['precision']}; {sizes} examples; {parts.units.total} steps"
+    ]
     if parts.report and parts.source:
         lines.append(f"source {parts.source.about}: {parts.report.line()}")
         if parts.source.seen is None:
@@ -253,5 +257,3 @@ class _LogFile:
     def __exit__(self, *_: object) -> None:
         log.removeHandler(self.handler)
         self.handler.close()
-
-

@@ -102,7 +102,9 @@ def _validate(setup: Setup, state: State, watch: Watch, rate: float) -> None:
     """Evaluate on validation, keep the best model, and stop when it has not got better for `patience` steps."""
     began = time.perf_counter()
     model = setup.ema.module if setup.ema is not None else setup.model
-    predictions = evaluate(model, setup.validation, list(setup.tasks), setup.autocast, setup.device, setup.memory_format)
+    predictions = evaluate(
+        model, setup.validation, list(setup.tasks), setup.autocast, setup.device, setup.memory_format
+    )
     metrics = {name: measure(task, predictions) for name, task in setup.tasks.items()}
     score = selection_score(setup.tasks, predictions, metrics)
     epoch = state.step / setup.steps_per_epoch

@@ -137,7 +137,9 @@ class Groups:
         if "closure" in inspect.signature(make.step).parameters and make.__name__ == "LBFGS":  # type: ignore[attr-defined]
             raise ConfigError("torch.optim.LBFGS evaluates a step's loss many times, which this loop does not do.")
         groups = [
-            {"params": g["params"]} if g["decayed"] or "weight_decay" not in settings else {"params": g["params"], "weight_decay": 0.0}
+            {"params": g["params"]}
+            if g["decayed"] or "weight_decay" not in settings
+            else {"params": g["params"], "weight_decay": 0.0}
             for g in self.groups
         ]
         self.lr = lr
@@ -173,6 +175,8 @@ def _start(rule: Rule, units: Units) -> int:
     where = f"strategy.rules ({rule.params}): from"
     if isinstance(rule.start, int | float):
         if not 0 <= rule.start <= 1:
-            raise ConfigError(f"'{where}' as a number is a fraction of the run, 0 to 1; or a duration. Found {rule.start}.")
+            raise ConfigError(
+                f"'{where}' as a number is a fraction of the run, 0 to 1; or a duration. Found {rule.start}."
+            )
         return round(rule.start * units.total)
     return units.steps(rule.start, where)

@@ -142,7 +142,17 @@ def provenance() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    names = "torch torchvision timm torchmetrics lightning-fabric hydra-core omegaconf numpy scikit-learn".split()
+    names = [
+        "torch",
+        "torchvision",
+        "timm",
+        "torchmetrics",
+        "lightning-fabric",
+        "hydra-core",
+        "omegaconf",
+        "numpy",
+        "scikit-learn",
+    ]
     return {"python": platform.python_version(), **{name: _version(name) for name in names}}
 
 

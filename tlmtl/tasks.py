@@ -23,7 +23,11 @@ class Task(Protocol):
     primary: bool
     weight: float
     metrics: list[str]  # the first is the main one
-    outputs: int  # size of the head
+
+    @property
+    def outputs(self) -> int:
+        """Size of the head."""
+        ...
 
     def encode(self, column: np.ndarray) -> tuple[Tensor, Tensor]:
         """Targets as the loss takes them, and which are there: (N,), bool (N,)."""
@@ -108,7 +112,10 @@ class Regression:
     primary: bool = True
     weight: float = 1.0
     kind: str = "regression"
-    outputs: int = 1
+
+    @property
+    def outputs(self) -> int:
+        return 1
 
     def encode(self, column: np.ndarray) -> tuple[Tensor, Tensor]:
         target = torch.from_numpy(column.astype(np.float64))
@@ -137,17 +144,23 @@ class Regression:
 def _classification_metric(name: str) -> Callable[..., Tensor]:
     from torchmetrics.functional import classification as tm
 
-    return {
+    known: dict[str, Callable[..., Tensor]] = {
         "accuracy": lambda p, t, k: tm.multiclass_accuracy(p, t, k, average="micro"),
         "mean_class_accuracy": lambda p, t, k: tm.multiclass_accuracy(p, t, k, average="macro"),
         "macro_f1": lambda p, t, k: tm.multiclass_f1_score(p, t, k, average="macro"),
-    }[name]
+    }
+    return known[name]
 
 
 def _regression_metric(name: str) -> Callable[..., Tensor]:
     from torchmetrics.functional import regression as tm
 
-    return {"mae": tm.mean_absolute_error, "mse": tm.mean_squared_error, "r2": tm.r2_score}[name]
+    known: dict[str, Callable[..., Tensor]] = {
+        "mae": tm.mean_absolute_error,
+        "mse": tm.mean_squared_error,
+        "r2": tm.r2_score,
+    }
+    return known[name]
 
 
 KINDS = {  # kind -> the metrics it knows, and those it reports when the data set names none
@@ -178,7 +191,9 @@ def make_task(name: str, settings: Any, train_column: np.ndarray, classes: list[
     common = {"metrics": list(settings.metrics) or default, "primary": settings.primary, "weight": settings.weight}
     if kind == "classification":
         if classes is None:
-            raise ConfigError(f"'{where}' is a classification, but its labels are numbers, not classes: kind=regression.")
+            raise ConfigError(
+                f"'{where}' is a classification, but its labels are numbers, not classes: kind=regression."
+            )
         if len(classes) < 2:
             raise ConfigError(f"'{where}' needs two classes at least. Found {len(classes)}: {', '.join(classes)}.")
         return Classification(name, classes, **common)

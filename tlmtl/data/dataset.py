@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from tlmtl.config import build, check_dataset
+from tlmtl.data.augment import augmentation
 from tlmtl.data.examples import SPLITS, Examples
 from tlmtl.data.splits import cut, subset
 from tlmtl.data.streams import Stream
-from tlmtl.data.augment import augmentation
-from tlmtl.preprocess import Preprocess
 from tlmtl.errors import ConfigError, nearest
+from tlmtl.preprocess import Preprocess
 from tlmtl.tasks import Task, make_task
 
 
@@ -151,7 +151,10 @@ def _examples(key: str, allow: tuple[str, ...]) -> tuple[Examples, dict[str, np.
                 len(train),
                 names,
             )
-            splits = {name: train[parts[name]] if name == "train" or not len(splits[name]) else splits[name] for name in SPLITS}
+            splits = {
+                name: train[parts[name]] if name == "train" or not len(splits[name]) else splits[name]
+                for name in SPLITS
+            }
     for name in SPLITS:
         if not len(splits[name]):
             raise ConfigError(f"The {name} split is empty: raise 'dataset.{name}_fraction', or add examples.")

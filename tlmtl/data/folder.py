@@ -27,7 +27,9 @@ def folder(root: str, on_bad_image: str = "error") -> Examples:
         raise ConfigError(f"'dataset.on_bad_image' should be error or skip. Found '{on_bad_image}'.")
     top = Path(root).expanduser()
     if not top.is_dir():
-        raise ConfigError(f"'dataset.root' should be a folder. Found {'a file' if top.exists() else 'nothing'} at {top}.")
+        raise ConfigError(
+            f"'dataset.root' should be a folder. Found {'a file' if top.exists() else 'nothing'} at {top}."
+        )
     found = _files(top)
     if not found:
         raise ConfigError(
@@ -39,7 +41,9 @@ def folder(root: str, on_bad_image: str = "error") -> Examples:
     by_split = {s: {c for _, c, split in kept if split == s} for s in ("", "train", "val", "test")}
     classes = sorted(by_split["train"] | by_split[""])
     if len(classes) < 2:
-        raise ConfigError(f"Expected two classes or more in {top}, found {len(classes)}: {', '.join(classes) or 'none'}.")
+        raise ConfigError(
+            f"Expected two classes or more in {top}, found {len(classes)}: {', '.join(classes) or 'none'}."
+        )
     for split in ("val", "test"):
         if stray := sorted(by_split[split] - set(classes)):
             raise ConfigError(f"{top}/{split} has classes that {top}/train has not: {', '.join(stray)}.")

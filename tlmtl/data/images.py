@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlmtl.preprocess import Preprocess, fit
 from tlmtl.errors import ConfigError
-
+from tlmtl.preprocess import Preprocess, fit
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -24,7 +24,9 @@ def cut(
     """
     for key, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if not 0 <= value < 1 or val_fraction + test_fraction >= 1:
-            raise ConfigError(f"'dataset.{key}' should be a share of the data that leaves some to train on. Found {value}.")
+            raise ConfigError(
+                f"'dataset.{key}' should be a share of the data that leaves some to train on. Found {value}."
+            )
     wanted = 1 + (val_fraction > 0) + (test_fraction > 0)
     groups = [np.arange(size or 0)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
     random = np.random.default_rng(seed)
@@ -32,7 +34,11 @@ def cut(
     for group in groups:
         if len(group) < wanted:
             assert labels is not None or size is not None
-            what = "The data set" if labels is None else f"Class '{names[labels[group[0]]] if names else labels[group[0]]}'"
+            what = (
+                "The data set"
+                if labels is None
+                else f"Class '{names[labels[group[0]]] if names else labels[group[0]]}'"
+            )
             raise ConfigError(
                 f"{what} has {len(group)} example(s), and needs at least {wanted}: one in each split. "
                 "Add examples, or leave the class out."

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlmtl.data.images import Images
 from tlmtl.data.augment import augmentation
+from tlmtl.data.images import Images
 from tlmtl.preprocess import Normalize, Preprocess
 
 IN_MEMORY = 2 * 2**30  # bytes up to which a split's resized images are kept in memory

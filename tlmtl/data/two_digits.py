@@ -32,7 +32,9 @@ def two_digits(
     images, digit = scans()
     splits = cut(digit, val_fraction, test_fraction, split_seed, names=NAMES)
     random = np.random.default_rng(split_seed)
-    pairs = np.concatenate([random.choice(splits[name], (n, 2)) for name, n in zip(SPLITS, (train, val, test), strict=True)])
+    pairs = np.concatenate(
+        [random.choice(splits[name], (n, 2)) for name, n in zip(SPLITS, (train, val, test), strict=True)]
+    )
     canvas = np.zeros((len(pairs), 1, 8, 16 - overlap), np.uint8)
     canvas[:, 0, :, :8] = images[pairs[:, 0]]
     np.maximum(canvas[:, 0, :, -8:], images[pairs[:, 1]], out=canvas[:, 0, :, -8:])

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlmtl.preprocess import Preprocess
 from tlmtl.errors import ConfigError, nearest
+from tlmtl.preprocess import Preprocess
 
 
 @dataclass
@@ -44,7 +44,9 @@ class Encoder:
     def run_from(self, block: str, activation: Tensor) -> Tensor:
         """Features (n, D) from the input of `block` on. Raises ConfigError for a family that cannot be cut."""
         if not isinstance(self.module, nn.Sequential):
-            raise ConfigError(f"A {type(self.module).__name__} cannot be cut at '{block}': its blocks do not form a chain.")
+            raise ConfigError(
+                f"A {type(self.module).__name__} cannot be cut at '{block}': its blocks do not form a chain."
+            )
         check_layers(self.blocks, [block])
         return self.module[list(dict(self.module.named_children())).index(block) :](activation)
 
@@ -120,5 +122,7 @@ def find_feature_size(module: nn.Module, preprocess: Preprocess, channels: int) 
     features = module.eval()(torch.zeros(1, channels, side, side))
     module.train(training)
     if features.ndim != 2:
-        raise ConfigError(f"A backbone should give features (n, D). {type(module).__name__} gave {tuple(features.shape)}.")
+        raise ConfigError(
+            f"A backbone should give features (n, D). {type(module).__name__} gave {tuple(features.shape)}."
+        )
     return features.shape[1]

@@ -22,7 +22,9 @@ class LinearHead(nn.Module):
         if init not in INITS:
             raise ConfigError(f"'head.init' should be {' or '.join(INITS)}. Found '{init}'.")
         if not 0 <= dropout < 1:
-            raise ConfigError(f"'head.dropout' should be a probability from 0 up to, not including, 1. Found {dropout}.")
+            raise ConfigError(
+                f"'head.dropout' should be a probability from 0 up to, not including, 1. Found {dropout}."
+            )
         self.dropout, self.linear = nn.Dropout(dropout), nn.Linear(features, outputs)
         if init == "near_zero":
             with torch.no_grad():

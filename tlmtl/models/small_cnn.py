@@ -4,9 +4,9 @@ from collections import OrderedDict
 
 from torch import nn
 
-from tlmtl.preprocess import Preprocess
 from tlmtl.errors import ConfigError
 from tlmtl.models.encoder import Encoder
+from tlmtl.preprocess import Preprocess
 
 
 def small_cnn(width: int = 32, pool: int = 1, image_size: int = 16, *, channels: int = 1) -> Encoder:

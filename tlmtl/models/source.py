@@ -56,7 +56,9 @@ class Report:
         parts = [f"{self.share:.0%} of the backbone's parameters loaded"]
         parts += [f"{name}: {how}" for name, how in list(self.adapted.items())[:3]]
         if self.skipped:
-            parts.append(f"{len(self.skipped)} skipped ({'; '.join(f'{k}: {v}' for k, v in list(self.skipped.items())[:3])})")
+            parts.append(
+                f"{len(self.skipped)} skipped ({'; '.join(f'{k}: {v}' for k, v in list(self.skipped.items())[:3])})"
+            )
         if self.missing:
             parts.append(f"{len(self.missing)} left as initialised ({', '.join(self.missing[:3])})")
         return "; ".join(parts)

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from tlmtl.preprocess import Preprocess
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.models.encoder import Encoder, find_blocks, find_feature_size
+from tlmtl.preprocess import Preprocess
 
 
 def timm_model(name: str, image_size: int | None = None, *, channels: int = 3) -> Encoder:

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tlmtl.preprocess import Preprocess
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.models.encoder import Encoder, find_blocks, find_feature_size
+from tlmtl.preprocess import Preprocess
 
 
 def torchvision_model(name: str, image_size: int | None = None, *, channels: int = 3) -> Encoder:
@@ -36,7 +36,9 @@ def torchvision_model(name: str, image_size: int | None = None, *, channels: int
 
     def fetch(which: str) -> tuple[dict[str, Tensor], Preprocess]:
         entry = models.get_model_weights(name)[which]
-        return entry.get_state_dict(progress=True, check_hash=True, weights_only=True), weights_preprocess(entry, image_size)
+        return entry.get_state_dict(progress=True, check_hash=True, weights_only=True), weights_preprocess(
+            entry, image_size
+        )
 
     return Encoder(module, size, preprocess, find_blocks(module), fetch=fetch)
 

@@ -68,7 +68,11 @@ def plan_sweep(configs: Sequence[DictConfig], labels: Sequence[str], swept: list
         else:
             unique[key] = (cfg, label)
     if same:
-        log.info("%d job(s) equal another one and are run once: %s", len(same), "; ".join(same[:3]) + (" ..." if same[3:] else ""))
+        log.info(
+            "%d job(s) equal another one and are run once: %s",
+            len(same),
+            "; ".join(same[:3]) + (" ..." if same[3:] else ""),
+        )
     checked: dict[str, Assembly] = {}  # by group: repeats differ in nothing that could be wrong
     for cfg, label in unique.values():
         _check(cfg, label, checked, with_sources=False)

@@ -33,7 +33,9 @@ class Lines:
         self.count += 1
         if not self.quiet:
             said = item.note if item.state == "failed" else f"val {self.metrics.get(item.key, '')}"
-            print(f"[{self.count}/{self.total}] {item.label}: {item.state} after {seconds:.1f} s, {said}", file=sys.stderr)
+            print(
+                f"[{self.count}/{self.total}] {item.label}: {item.state} after {seconds:.1f} s, {said}", file=sys.stderr
+            )
 
 
 class Table:

@@ -33,7 +33,9 @@ class DistillFeatures(Term):
 
     def setup(self, context: Context) -> None:
         if not context.from_source:
-            raise ConfigError("The term distill_features needs a source model, but nothing is initialised from a source.")
+            raise ConfigError(
+                "The term distill_features needs a source model, but nothing is initialised from a source."
+            )
         if isinstance(self.projection, nn.Linear):
             size = context.encoder.feature_size
             self.projection = nn.Linear(size, size, bias=False)

@@ -26,7 +26,9 @@ class L2SP(Term):
 
     def setup(self, context: Context) -> None:
         if not context.from_source:
-            raise ConfigError("The term l2_sp pulls towards the source parameters, but nothing is initialised from a source.")
+            raise ConfigError(
+                "The term l2_sp pulls towards the source parameters, but nothing is initialised from a source."
+            )
         self.source = {n: p.detach().clone() for n, p in context.model.named_parameters() if n.startswith("backbone.")}
 
     def forward(self, step: Step) -> Tensor:

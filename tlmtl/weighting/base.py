@@ -14,7 +14,9 @@ class Weighting(nn.Module):
     scalar = True
     level = "loss"  # | "features" | "parameters"
 
-    def backward(self, losses: Mapping[str, Tensor], extra: Tensor | None, shared: Sequence[nn.Parameter]) -> dict[str, float]:
+    def backward(
+        self, losses: Mapping[str, Tensor], extra: Tensor | None, shared: Sequence[nn.Parameter]
+    ) -> dict[str, float]:
         """Add gradients of the losses to `.grad`.
 
         Arguments:

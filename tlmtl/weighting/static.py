@@ -24,7 +24,9 @@ class Static(Weighting):
         if any(weight < 0 for weight in self.weights.values()) or not any(self.weights.values()):
             raise ConfigError(f"Weights of tasks should not be negative, and not all zero. Found {self.weights}.")
 
-    def backward(self, losses: Mapping[str, Tensor], extra: Tensor | None, shared: Sequence[nn.Parameter]) -> dict[str, float]:
+    def backward(
+        self, losses: Mapping[str, Tensor], extra: Tensor | None, shared: Sequence[nn.Parameter]
+    ) -> dict[str, float]:
         weighted = [self.weights[name] * loss for name, loss in losses.items()] + ([] if extra is None else [extra])
         if weighted:
             torch.stack(weighted).sum().backward()
@@ -41,7 +43,9 @@ class Sum(Weighting):
             named = ", ".join(f"dataset.tasks.{name}.weight={weight}" for name, weight in weights.items())
             raise ConfigError(f"weighting=sum gives every task the weight 1. Found {named}: use weighting=static.")
 
-    def backward(self, losses: Mapping[str, Tensor], extra: Tensor | None, shared: Sequence[nn.Parameter]) -> dict[str, float]:
+    def backward(
+        self, losses: Mapping[str, Tensor], extra: Tensor | None, shared: Sequence[nn.Parameter]
+    ) -> dict[str, float]:
         parts = [*losses.values(), *([] if extra is None else [extra])]
         if parts:
             torch.stack(parts).sum().backward()
