@@ -66,5 +66,5 @@ def write_model(
         "preprocess": encoder.preprocess.as_dict(),
         "tasks": {name: task.describe() for name, task in data.tasks.items()},
     }
-    metadata = {"format": "pt", "tlmtl": json.dumps(about, sort_keys=True)}
+    metadata = {"tlmtl": json.dumps(about, sort_keys=True)}  # one entry: safetensors writes several in any order
     files.write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

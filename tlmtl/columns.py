@@ -38,7 +38,8 @@ SHOWN = {
 
 
 def ordered(names: list[str]) -> list[str]:
-    """`names` in the order of the contract, metrics (`val/...`, then `test/...`) between settings and plan."""
+    """Every column of the contract, then those of `names` that it does not know; metrics (`val/...`, then `test/...`)
+    stand between settings and plan."""
     metrics = [name for split in ("val/", "test/") for name in names if name.startswith(split)]
     known = [*ROW, *SETTINGS, *metrics, *PLAN, *COSTS, *PROVENANCE]
-    return [name for name in known if name in names] + [name for name in names if name not in known]
+    return known + [name for name in names if name not in known]

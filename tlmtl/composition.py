@@ -1,6 +1,7 @@
 """Where Hydra ends and a checked config begins: search path, plugins, `compose()` for notebooks, `finish()` for all."""
 
 import json
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -63,11 +64,14 @@ def finish(cfg: DictConfig) -> DictConfig:
         if group in GROUP_NAMES and group not in ("experiment", "term")
     }
     checked = merge_schema(cfg)
-    base = json.loads(_leaves_of_choices(json.dumps(choices, sort_keys=True)))
+    terms = [name for name in checked.term if name in _members("term")]  # Hydra does not report choices of lists
+    base = json.loads(_leaves_of_choices(json.dumps({**choices, "term": f"[{','.join(terms or ['none'])}]"}, sort_keys=True)))
     if base.get("allow", []) != [] or (checked.allow and not _on_command_line(cfg, "allow")):
         raise ConfigError(
             "'allow' may only be set on the command line: a config file is data, which may be a stranger's."
         )
+    if checked.allow and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # where a user's own package lies; children of a sweep inherit it
     mine = leaves(checked)
     changed = {key: value for key, value in mine.items() if base.get(key, "absent") != value}
     dropped = [key for key in base if key not in mine]
@@ -98,7 +102,7 @@ def leaves(cfg: DictConfig) -> dict[str, Any]:
 def _is_setting(key: str) -> bool:
     """Whether a change of `key` belongs into the column `overrides`: it can change the result and no column shows it."""
     return key not in SHOWN and key.split(".")[0] not in (
-        "output", "sweep", "resume", "progress", "hardware", "allow", "composed", "term",
+        "output", "sweep", "resume", "progress", "hardware", "allow", "composed",
     )  # fmt: skip
 
 
@@ -108,6 +112,10 @@ def _text(value: Any) -> str:
 
 def _on_command_line(cfg: DictConfig, key: str) -> bool:
     return any(str(item).lstrip("+").startswith(f"{key}=") for item in cfg.hydra.overrides.task)
+
+
+def _members(group: str) -> list[str]:
+    return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
 @lru_cache(maxsize=64)

@@ -90,10 +90,10 @@ class OneCycle(Schedule):
     end: float = 1e-4
 
     def __call__(self, step: int, total: int, units: Units) -> float:
-        warmup = units.steps(self.warmup, "schedule.warmup", of=total)
-        if step < warmup:
-            return _half_cosine(self.start, 1.0, step / warmup)
-        return _half_cosine(1.0, self.end, (step - warmup) / max(1, total - 1 - warmup))
+        peak = max(0, units.steps(self.warmup, "schedule.warmup", of=total) - 1)  # the last step of the warm-up
+        if step < peak:
+            return _half_cosine(self.start, 1.0, step / peak)
+        return _half_cosine(1.0, self.end, (step - peak) / max(1, total - 1 - peak))
 
 
 def _half_cosine(first: float, last: float, progress: float) -> float:
@@ -136,10 +136,9 @@ class Groups:
         """`make` (a class of torch.optim) over these groups. Raises ConfigError for one that needs a closure."""
         if "closure" in inspect.signature(make.step).parameters and make.__name__ == "LBFGS":  # type: ignore[attr-defined]
             raise ConfigError("torch.optim.LBFGS evaluates a step's loss many times, which this loop does not do.")
+        decays = "weight_decay" in inspect.signature(make).parameters  # some do by default (AdamW)
         groups = [
-            {"params": g["params"]}
-            if g["decayed"] or "weight_decay" not in settings
-            else {"params": g["params"], "weight_decay": 0.0}
+            {"params": g["params"], "weight_decay": 0.0} if decays and not g["decayed"] else {"params": g["params"]}
             for g in self.groups
         ]
         self.lr = lr

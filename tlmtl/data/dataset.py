@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def load(node: DictConfig, tasks: Any, allow: list[str]) -> Data:
     """
     common, family = check_dataset(node, "dataset")
     shared = {key: common[key] for key in ("split_seed", "val_fraction", "test_fraction")}
-    examples, splits, data_hash = _examples(json.dumps([plain(family), shared], sort_keys=True), tuple(allow))
+    examples, splits, data_hash = _examples(json.dumps([plain(family), shared], sort_keys=True), tuple(allow), _stamp(family))
     augmentation(common.augment)
     chosen = select_tasks(tasks, list(common.tasks), list(common.default_tasks))
     columns = {name: common.tasks[name].target or name for name in common.tasks}
@@ -130,7 +131,7 @@ def plain_value(value: Any) -> Any:
 
 
 @lru_cache(maxsize=4)  # the jobs of a sweep mostly share their data; the check before a sweep reads it once
-def _examples(key: str, allow: tuple[str, ...]) -> tuple[Examples, dict[str, np.ndarray], str]:
+def _examples(key: str, allow: tuple[str, ...], stamp: str) -> tuple[Examples, dict[str, np.ndarray], str]:
     family, shared = json.loads(key)
     examples: Examples = build(family, "dataset", allow=list(allow), **shared)
     anchor = next((column for column in examples.classes), None)
@@ -160,6 +161,14 @@ def _examples(key: str, allow: tuple[str, ...]) -> tuple[Examples, dict[str, np.
             raise ConfigError(f"The {name} split is empty: raise 'dataset.{name}_fraction', or add examples.")
     columns = [examples.columns[name] for name in sorted(examples.columns)]
     return examples, splits, _digest(examples.hashes, *columns, *splits.values())
+
+
+def _stamp(family: dict[str, Any]) -> str:
+    """Names, sizes and times of the files in the folder `root`, so that a folder that changed is read again."""
+    root = family.get("root")
+    files = sorted(Path(root).expanduser().rglob("*")) if root else []
+    found = [(str(path), path.lstat().st_size, path.lstat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -29,6 +29,9 @@ def two_digits(
     """
     if not 0 <= overlap < 8:
         raise ConfigError(f"'dataset.overlap' should be 0 to 7 columns. Found {overlap}.")
+    for name, count in zip(SPLITS, (train, val, test), strict=True):
+        if count < 1:  # an empty split would be cut from the training pairs, which share scans
+            raise ConfigError(f"'dataset.{name}' should be 1 or more pairs. Found {count}.")
     images, digit = scans()
     splits = cut(digit, val_fraction, test_fraction, split_seed, names=NAMES)
     random = np.random.default_rng(split_seed)

@@ -88,8 +88,7 @@ def from_run(path: str, min_loaded: float = 0.9, partial: bool = False) -> Sourc
         raise ConfigError(f"The source run {folder} has no backbone in its model.safetensors.")
     seen = tensors[SEEN].numpy() if SEEN in tensors else None
     seconds = (record.get("costs") or {}).get("train_seconds")
-    preprocess = Preprocess.from_dict(meta["preprocess"])
-    return Source(state, preprocess, seen, seconds, min_loaded, partial, f"run {folder.name}")
+    return Source(state, meta["preprocess"], seen, seconds, min_loaded, partial, f"run {folder.name}")
 
 
 def from_pretraining(
@@ -153,6 +152,7 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads(file.metadata()["tlmtl"])
+            meta["preprocess"] = Preprocess.from_dict(meta["preprocess"])
             return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 - no mapping
     except FileNotFoundError as error:
         raise ConfigError(f"Expected a model in {folder}, found no model.safetensors.") from error

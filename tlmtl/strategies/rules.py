@@ -15,8 +15,10 @@ from typing import Any
 
 from torch import nn
 
-from tlmtl.config import typed
+from tlmtl.config import typed, unknown_key
 from tlmtl.errors import ConfigError, nearest
+
+KEYS = ("params", "lr_scale", "frozen", "from")
 
 
 @dataclass
@@ -36,6 +38,9 @@ def parse_rules(nodes: Sequence[Any]) -> list[Rule]:
         where = f"strategy.rules[{i}]"
         if "params" not in node:
             raise ConfigError(f"'{where}' needs 'params', a pattern of parameter names such as \"backbone.*\".")
+        for key in node:
+            if key not in KEYS:
+                raise unknown_key(f"{where}.{key}", [f"{where}.{name}" for name in KEYS])
         values = typed(Rule, {("start" if key == "from" else key): value for key, value in node.items()}, where)
         if values.lr_scale < 0:
             raise ConfigError(f"'{where}.lr_scale' should not be negative. Found {values.lr_scale}.")

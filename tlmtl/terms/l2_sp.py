@@ -31,6 +31,10 @@ class L2SP(Term):
             )
         self.source = {n: p.detach().clone() for n, p in context.model.named_parameters() if n.startswith("backbone.")}
 
+    def _apply(self, fn, recurse=True):
+        self.source = {name: fn(tensor) for name, tensor in self.source.items()}  # goes where the module goes
+        return super()._apply(fn, recurse)
+
     def forward(self, step: Step) -> Tensor:
         total = torch.zeros((), device=step.outputs["target"].features.device)
         for name, parameter in step.model.named_parameters():

@@ -1,0 +1,107 @@
+"""A run that was stopped at any step ends with the bytes of one that was not."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+import tlmtl
+from tlmtl import api, job, pretrain
+from tlmtl.columns import MEASURED
+from tlmtl.presets import packaged_folder
+from tlmtl.progress import Silent
+
+STRATEGIES = sorted(path.stem for path in (packaged_folder() / "strategy").glob("*.yaml"))
+QUICK = [
+    "train.epochs=4",
+    "train.batch_size=20",
+    "train.evaluate_every=2st",
+    "train.checkpoint_every=3st",
+    "progress=false",
+]
+
+
+class StopAt(Silent):
+    """Ctrl-C at a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def step(self, step, losses):
+        if step == self.at:
+            raise KeyboardInterrupt
+
+
+def compose(*overrides: str):
+    return pretrain.with_source(tlmtl.compose([*QUICK, "source.train.epochs=1", *overrides]))
+
+
+def decided(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run without what was measured and the run's name."""
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    return [{k: v for k, v in row.items() if k not in [*MEASURED, "run_id"]} for row in rows]
+
+
+def parameters(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_stopped_and_resumed_equals_uninterrupted(strategy, tmp_path):
+    more = ["train.ema=0.9", "head.dropout=0.3", "dataset.augment=digits"] if strategy != "from_scratch" else []
+    cfg = compose(f"strategy={strategy}", *more)
+    job.execute(cfg, tmp_path / "whole", "whole")
+    for at in (1, 5, 11):
+        folder = tmp_path / f"stopped{at}"
+        with pytest.raises(KeyboardInterrupt):
+            job.execute(cfg, folder, "stopped", StopAt(at))
+        assert decided(folder)[0]["status"] == "interrupted"
+        torch.manual_seed(at)  # whatever else the process drew in between
+        job.execute(cfg, folder, "stopped")
+        assert decided(folder) == decided(tmp_path / "whole"), f"stopped at step {at}"
+        assert parameters(folder) == parameters(tmp_path / "whole"), f"stopped at step {at}"
+    assert len(decided(tmp_path / "whole")) == (3 if strategy == "multitask" else 1)
+
+
+def test_the_same_command_goes_on_with_an_interrupted_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = compose("strategy=finetune_all")
+    whole = api.run(cfg)
+    monkeypatch.setattr(api, "choose", lambda wanted, label: StopAt(8))
+    with pytest.raises(KeyboardInterrupt):
+        api.run(cfg)
+    stopped = (tmp_path / "outputs/runs/latest").resolve()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    result = api.run(cfg)
+    assert result.folder.resolve() == stopped
+    assert "Going on after step 6 of 12" in (stopped / "log.txt").read_text()
+    assert decided(stopped) == decided(whole.folder)
+    assert not (stopped / "checkpoint").exists()
+    assert api.run(cfg).folder.resolve() != stopped  # a finished run is not gone on with
+
+
+def test_resume_takes_the_folders_own_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "choose", lambda wanted, label: StopAt(4))
+    with pytest.raises(KeyboardInterrupt):
+        api.run(compose("strategy=staged", "seed=3"))
+    monkeypatch.setattr(api, "choose", lambda wanted, label: Silent())
+    result = api.run(tlmtl.compose(["resume=outputs/runs/latest"]))
+    assert result.rows["strategy"].tolist() == ["staged"] and result.rows["seed"].tolist() == [3]
+    assert result.rows["status"].tolist() == ["done"]
+    with pytest.raises(tlmtl.errors.ConfigError, match="finished: there is nothing to resume"):
+        api.run(tlmtl.compose(["resume=outputs/runs/latest"]))
+
+
+def test_an_unreadable_checkpoint_means_starting_again(tmp_path):
+    cfg = compose("strategy=finetune_all")
+    job.execute(cfg, tmp_path / "whole", "whole")
+    with pytest.raises(KeyboardInterrupt):
+        job.execute(cfg, tmp_path / "broken", "broken", StopAt(8))
+    path = tmp_path / "broken/checkpoint/last.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    job.execute(cfg, tmp_path / "broken", "broken")
+    assert "cannot be read: starting from the beginning" in (tmp_path / "broken/log.txt").read_text()
+    assert decided(tmp_path / "broken") == decided(tmp_path / "whole")

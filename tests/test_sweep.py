@@ -1,0 +1,189 @@
+"""Sweeps, as a user starts them: each run costs only itself, and the same command finishes what is missing."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tlmtl.columns import MEASURED
+
+TLMTL = [str(Path(sys.executable).parent / "tlmtl")]
+QUICK = ["train.epochs=3", "source.train.epochs=1", "train.evaluate_every=50%"]
+SWEEP = ["train", "-m", "strategy=from_scratch,linear_probe,finetune_all", "seed=0,1", *QUICK]
+BAD = """
+import os, signal
+from tlmtl.terms.base import Term
+
+class Bad(Term):
+    def __init__(self, how: str = "no"):
+        super().__init__()
+        self.how = how
+
+    def forward(self, step):
+        if self.how == "raise":
+            raise ValueError("on purpose")
+        if self.how == "exit":
+            os._exit(3)
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "notfinite":
+            return step.outputs["target"].features.sum() * float("nan")
+        return step.outputs["target"].features.sum() * 0
+"""
+
+
+def tlmtl(words, cwd, timeout=300):
+    return subprocess.run([*TLMTL, *words], cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def rows(cwd: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((cwd / "outputs/sweeps/latest/results.csv").open()))
+
+
+def decided(cwd: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in [*MEASURED, "run_id"]} for row in rows(cwd)]
+
+
+def children_of_forkserver() -> list[str]:
+    """Command lines of every process that was started by a fork server of ours."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if "multiprocessing.forkserver" in line and f"tlmtl-mark-{os.getpid()}" in (path.parent / "cwd").resolve().name:
+            found.append(line)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The sweep, uninterrupted."""
+    cwd = tmp_path_factory.mktemp("whole")
+    done = tlmtl(SWEEP, cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd, done
+
+
+def test_a_sweep_gives_a_row_per_run_and_prints_the_table(whole):
+    cwd, done = whole
+    assert len(rows(cwd)) == 6 and {row["status"] for row in rows(cwd)} == {"done"}
+    assert "from_scratch" in done.stdout and "test/accuracy" in done.stdout and "±" in done.stdout
+    assert "[6/6]" in done.stderr
+    assert not list(cwd.glob("multirun*")) and sorted(p.name for p in cwd.iterdir()) == ["outputs"]
+
+
+def test_the_same_command_again_runs_nothing(whole):
+    cwd, _ = whole
+    before = (cwd / "outputs/sweeps/latest/results.csv").read_bytes()
+    again = tlmtl(SWEEP, cwd)
+    assert again.returncode == 0 and "0 to do, 6 there already" in again.stderr
+    assert (cwd / "outputs/sweeps/latest/results.csv").read_bytes() == before
+
+
+def test_a_command_that_grew_runs_what_is_new_and_stale_runs_again(whole):
+    cwd, _ = whole
+    more = [
+        word.replace("seed=0,1", "seed=0,1,2").replace("from_scratch,linear_probe,finetune_all", "linear_probe")
+        for word in SWEEP
+    ]
+    grown = [word.replace("seed=0,1", "seed=0,1,2") for word in SWEEP]
+    done = tlmtl(grown, cwd)
+    assert "3 to do, 6 there already" in done.stderr and len(rows(cwd)) == 9
+    record = next((cwd / "outputs/sweeps/latest").glob("*/run.json"))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "tlmtl": "0.0.0"}))
+    done = tlmtl(grown, cwd)
+    assert "is stale: tlmtl's version changed (0.0.0" in done.stderr and "1 to do, 8 there already" in done.stderr
+    assert "6 to do" not in tlmtl(SWEEP, cwd).stderr and len(rows(cwd)) == 6  # its table shows just its own jobs
+    assert more != grown
+
+
+def test_killed_with_9_and_started_again_it_is_complete(whole, tmp_path):
+    slow = [word.replace("train.epochs=3", "train.epochs=40") for word in SWEEP]
+    cwd = tmp_path / f"tlmtl-mark-{os.getpid()}"
+    cwd.mkdir()
+    for ended in (1, 3):
+        process = subprocess.Popen(
+            [*TLMTL, *slow], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(f"[{ended}/"):
+                break
+        time.sleep(0.3)  # in the middle of the next runs
+        process.kill()
+        process.wait()
+        until = time.monotonic() + 10
+        while children_of_forkserver() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert children_of_forkserver() == []  # no orphan
+    assert tlmtl(slow, cwd).returncode == 0
+    other = tmp_path / "uninterrupted"
+    other.mkdir()
+    assert tlmtl(slow, other).returncode == 0
+    for mine, theirs in zip(decided(cwd), decided(other), strict=True):
+        assert {k: (v, theirs[k]) for k, v in mine.items() if v != theirs[k]} == {}
+    assert len(decided(cwd)) == 6
+
+
+def test_a_job_that_fails_costs_only_itself(tmp_path):
+    (tmp_path / "bad_terms.py").write_text(BAD)
+    command = ["train", "-m", "allow=[bad_terms]", "strategy=linear_probe", "+term.bad._target_=bad_terms.Bad"]
+    command += ["+term.bad.how=no,raise,exit,kill,notfinite", *QUICK]
+    done = tlmtl(command, tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    by_how = {row["overrides"].split("how=")[1].split(";")[0]: row for row in rows(tmp_path)}
+    assert {how: row["status"] for how, row in by_how.items()} == {
+        "no": "done", "raise": "failed", "exit": "failed", "kill": "failed", "notfinite": "failed",
+    }  # fmt: skip
+    assert by_how["raise"]["error"] == "ValueError: on purpose"
+    assert by_how["exit"]["error"] == "the process ended by exit code 3"
+    assert by_how["kill"]["error"] == "the process ended by SIGKILL"
+    assert "The term 'bad' became nan at step 1 of 6" in by_how["notfinite"]["error"]
+    assert by_how["kill"]["test/accuracy"] == "" and by_how["no"]["test/accuracy"] != ""
+    again = tlmtl(command, tmp_path)
+    assert "4 to do, 1 there already" in again.stderr and again.returncode == 1
+
+
+def test_jobs_that_become_equal_are_run_once(tmp_path):
+    done = tlmtl(["train", "-m", "strategy=from_scratch", "source.train.epochs=1,2", "train.epochs=1"], tmp_path)
+    assert done.returncode == 0 and "1 job(s) equal another one and are run once" in done.stderr
+    assert len(rows(tmp_path)) == 1
+
+
+def test_two_processes_that_need_one_source_train_it_once(tmp_path):
+    words = [*TLMTL, "train", "source.seed=77", f"output.cache={tmp_path / 'cache'}", *QUICK]
+    first, second = (tmp_path / name for name in ("a", "b"))
+    first.mkdir(), second.mkdir()
+    both = [subprocess.Popen(words, cwd=cwd, stderr=subprocess.PIPE, text=True) for cwd in (first, second)]
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert sum("pre-training small_cnn on the source data (once" in text for text in errors) == 1
+    assert len(list((tmp_path / "cache/sources").glob("*/run.json"))) == 1
+    found = [
+        next((cwd / "outputs/runs/latest").glob("results.csv")).read_text().splitlines()[1] for cwd in (first, second)
+    ]
+    assert len(found) == 2
+
+
+def test_a_sweep_forwards_ctrl_c_once(tmp_path):
+    slow = [word.replace("train.epochs=3", "train.epochs=4000") for word in SWEEP]
+    process = subprocess.Popen(
+        [*TLMTL, *slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    until = time.monotonic() + 90
+    while time.monotonic() < until and not list(tmp_path.glob("outputs/sweeps/*/*/checkpoint/last.pt")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors and "goes on where it stopped" in errors
+    statuses = {json.loads(path.read_text())["status"] for path in tmp_path.glob("outputs/sweeps/*/*/run.json")}
+    assert statuses == {"interrupted"}
