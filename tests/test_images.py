@@ -111,30 +111,30 @@ def test_files_that_are_no_images_are_named_or_counted(tmp_path):
     whole = picture(top / "dog" / "cut.png", size=(64, 64)).read_bytes()
     (top / "dog" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (top / "dog" / ".hidden").write_text("passed over")
-    with pytest.raises(ConfigError, match="found 2 of 22 files that cannot be read") as error:
+    with pytest.raises(ConfigError, match=r"found 2 of 22 files that cannot be read") as error:
         folder(str(top))
     assert "cat/notes.txt" in str(error.value) and "dog/cut.png: image file is truncated" in str(error.value)
     data = loaded(top, on_bad_image="skip")
     assert data.examples.skipped == 2 and len(data.examples) == 20
-    with pytest.raises(ConfigError, match="'dataset.on_bad_image' should be error or skip. Found 'skpi'"):
+    with pytest.raises(ConfigError, match=r"'dataset.on_bad_image' should be error or skip. Found 'skpi'"):
         folder(str(top), "skpi")
 
 
 def test_folders_that_are_none(tmp_path):
-    with pytest.raises(ConfigError, match="should be a folder. Found nothing at"):
+    with pytest.raises(ConfigError, match=r"should be a folder. Found nothing at"):
         folder(str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="should be a folder. Found a file at"):
+    with pytest.raises(ConfigError, match=r"should be a folder. Found a file at"):
         folder(str(picture(tmp_path / "file.png")))
-    with pytest.raises(ConfigError, match="found none .images lie in the folder itself"):
+    with pytest.raises(ConfigError, match=r"found none .images lie in the folder itself"):
         folder(str(tmp_path))
     (tmp_path / "empty" / "a").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"Expected images at .*/empty/<class>/\*"):
         folder(str(tmp_path / "empty"))
-    with pytest.raises(ConfigError, match="two classes or more in .*, found 1: cat"):
+    with pytest.raises(ConfigError, match=r"two classes or more in .*, found 1: cat"):
         folder(str(classes(tmp_path / "one", names=("cat",))))
     top = tmp_path / "stray"
     classes(top / "train"), classes(top / "test", names=("cat", "cow"))
-    with pytest.raises(ConfigError, match="/test has classes that .*/train has not: cow"):
+    with pytest.raises(ConfigError, match=r"/test has classes that .*/train has not: cow"):
         folder(str(top))
     classes(tmp_path / "small", count=2)
     with pytest.raises(ConfigError, match=r"Class 'cat' has 2 example\(s\), and needs at least 3"):

@@ -166,7 +166,8 @@ def test_an_average_of_the_parameters_is_what_is_evaluated():
     assert plain.losses == seen.losses and plain.scores != seen.scores
 
 
-def test_a_run_reads_its_test_split_once_and_last(tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_a_run_reads_its_test_split_once_and_last(precision, tmp_path, monkeypatch):
     """The whole path of a run, with a data set that counts its reads."""
     events: list[str] = []
     read: dict[str, list[int]] = {"train": [], "val": [], "test": []}
@@ -188,7 +189,7 @@ def test_a_run_reads_its_test_split_once_and_last(tmp_path, monkeypatch):
         f"output.root={tmp_path}",
         "progress=false",
     ]
-    result = tlmtl.run(tlmtl.compose(["strategy=from_scratch", *small]))
+    result = tlmtl.run(tlmtl.compose(["strategy=from_scratch", f"hardware.precision={precision}", *small]))
     assert events == ["train", "val", "trained", "test"]
     assert sorted(read["test"]) == list(range(450))
     assert sorted(read["train"]) == sorted(list(range(30)) * 6)
@@ -196,4 +197,3 @@ def test_a_run_reads_its_test_split_once_and_last(tmp_path, monkeypatch):
     history = pd.read_csv(result.folder / "history.csv")
     losses = history[(history.split == "val") & (history.name == "loss")].value
     assert result.rows["val/loss"].item() == pytest.approx(losses.min(), rel=1e-6)
-    assert set(history.split) == {"train", "val"}

@@ -89,7 +89,7 @@ def test_end_points_of_schedules():
     assert (cycle[0], max(cycle), cycle[-1]) == pytest.approx((0.04, 1, 1e-4)) and cycle.index(max(cycle)) == 24
     for schedule in (Constant(), Cosine(), OneCycle(), OneCycle("0%"), OneCycle("100%")):
         assert all(0 < rate <= 1 for total in (1, 2, 3, 7) for rate in rates(schedule, total))
-    with pytest.raises(ConfigError, match="'schedule.warmup' should be a duration"):
+    with pytest.raises(ConfigError, match=r"'schedule.warmup' should be a duration"):
         Cosine("soon")(0, 10, UNITS)
 
 
@@ -158,5 +158,5 @@ def test_parameters_of_terms_train_at_the_base_rate():
     last = optimizer.param_groups[-1]
     assert [id(p) for p in last["params"]] == [id(p) for p in extra.parameters()]
     assert (last["lr"], last["weight_decay"]) == (0.5, 0.0)
-    with pytest.raises(ConfigError, match="torch.optim.LBFGS evaluates a step's loss many times"):
+    with pytest.raises(ConfigError, match=r"torch.optim.LBFGS evaluates a step's loss many times"):
         groups.optimizer(torch.optim.LBFGS, 0.5)

@@ -47,7 +47,7 @@ def test_every_parameter_must_match_and_every_rule():
     ):
         match(rules({"params": "backbnoe.*"}, {"params": "*"}), NAMES)
     with pytest.raises(
-        ConfigError, match="No rule of 'strategy.rules' matches the parameter 'backbone.block1.0.weight'"
+        ConfigError, match=r"No rule of 'strategy.rules' matches the parameter 'backbone.block1.0.weight'"
     ):
         match([], NAMES)
 
@@ -89,7 +89,7 @@ def test_a_wrong_start_is_named(start, text):
 
 
 def test_nothing_trains():
-    with pytest.raises(ConfigError, match="Nothing trains: every parameter is frozen by 'strategy.rules'"):
+    with pytest.raises(ConfigError, match=r"Nothing trains: every parameter is frozen by 'strategy.rules'"):
         assemble(tlmtl.compose(["strategy=from_scratch", 'strategy.rules=[{params: "*", frozen: true}]']))
 
 

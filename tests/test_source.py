@@ -128,7 +128,7 @@ def test_a_finished_run_is_a_source(finished):
 
 
 def test_leaks():
-    with pytest.raises(ConfigError, match="^2 of the 3 validation and test images were in the source's training"):
+    with pytest.raises(ConfigError, match=r"^2 of the 3 validation and test images were in the source's training"):
         check_leak(np.array([5, 7, 9]), np.array([9, 1, 5]))
     assert check_leak(np.array([5, 7]), np.array([1, 2])) is None
     assert check_leak(None, np.array([1, 2])) is None
@@ -164,9 +164,9 @@ def test_what_is_no_good_source(tmp_path, finished):
 
 
 def test_sources_that_are_not_there():
-    with pytest.raises(ConfigError, match="strategy=linear_probe starts from source parameters, but source=none"):
+    with pytest.raises(ConfigError, match=r"strategy=linear_probe starts from source parameters, but source=none"):
         assemble(tlmtl.compose(["source=none"]))
-    with pytest.raises(ConfigError, match="needs a model of torchvision or timm, such as model=resnet18"):
+    with pytest.raises(ConfigError, match=r"needs a model of torchvision or timm, such as model=resnet18"):
         from_weights(encoder=small_cnn())
 
     def fetch(error):
@@ -179,5 +179,5 @@ def test_sources_that_are_not_there():
 
     with pytest.raises(ConfigError, match=r"could not be fetched \(OSError: no network\).* use source=pretrain"):
         from_weights(encoder=fetch(OSError("no network")))
-    with pytest.raises(ConfigError, match="'source.weights=V9' is not among the weights of this model: 'V9'"):
+    with pytest.raises(ConfigError, match=r"'source.weights=V9' is not among the weights of this model: 'V9'"):
         from_weights("V9", encoder=fetch(KeyError("V9")))

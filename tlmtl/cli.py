@@ -46,7 +46,7 @@ def dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP["tlmtl"])
         return 0 if words else 2
-    if words[0] in ("-V", "--version"):
+    if "--version" in words or words[0] == "-V":
         print(f"tlmtl {__version__}")
         return 0
     command, *rest = words

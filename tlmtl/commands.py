@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tlmtl.errors import ConfigError, TlmtlError, nearest
 from tlmtl.presets import GROUP_NAMES, packaged_folder, presets, user_folder
@@ -39,26 +39,23 @@ def train(words: list[str]) -> int:
     from hydra._internal.utils import _run_hydra, get_args_parser
 
     from tlmtl import composition
+    from tlmtl.guard import guard
 
     composition.register()
     parser = get_args_parser()
-    try:
-        args = parser.parse_args(flags_first(words))
-    except SystemExit as error:  # argparse has said what is wrong
-        return int(error.code or 0)
-    if args.config_dir and not Path(args.config_dir).is_dir():
-        raise ConfigError(f"--config-dir should be a folder. Found nothing at {args.config_dir}.")
+    parser.error = _wrong_flag  # type: ignore[method-assign]
+    args = parser.parse_args(flags_first(words))
+    shows = bool(args.cfg or args.info or args.shell_completion or args.hydra_help)
     show_log()
     with tempfile.TemporaryDirectory(prefix="tlmtl-") as scratch:
-        if not (args.cfg or args.info or args.shell_completion or args.hydra_help):
-            args.overrides.insert(
-                0, f"hydra.sweep.dir={scratch}"
-            )  # Hydra's sweeper insists on a place for a multirun.yaml
         try:
-            if not (args.cfg or args.info or args.shell_completion or args.hydra_help):
-                composition.guard(args)
+            _check_flags(args)
+            if not shows:
+                # Hydra's sweeper insists on a place for a multirun.yaml
+                args.overrides.insert(0, f"hydra.sweep.dir={scratch}")
+                guard(args, composition.CONFIG_MODULE)
             failed: list[Exception] = []
-            _run_hydra(args, parser, lambda cfg: _one(cfg, failed), "pkg://tlmtl.conf", "config")
+            _run_hydra(args, parser, lambda cfg: _one(cfg, args.overrides, failed), "pkg://tlmtl.conf", "config")
             if failed:
                 raise failed[0]
         except SystemExit as error:
@@ -71,17 +68,46 @@ def train(words: list[str]) -> int:
     return 0
 
 
-def _one(cfg: Any, failed: list[Exception]) -> None:
+def _wrong_flag(message: str) -> NoReturn:
+    raise ConfigError(f"{message[:1].upper()}{message[1:]}. `tlmtl train --help` shows the flags there are.")
+
+
+def _check_flags(args: Any) -> None:
+    """Raises ConfigError for flags that cannot be had, or not together; `--cfg` and `--info` show a sweep's first job."""
+    from tlmtl import composition
+
+    if args.config_dir and not Path(args.config_dir).is_dir():
+        raise ConfigError(f"--config-dir should be a folder. Found nothing at {args.config_dir}.")
+    if args.config_path or args.experimental_rerun:
+        raise ConfigError(
+            "--config-path and --experimental-rerun are not supported: --config-dir DIR adds configs of your own, "
+            "resume=FOLDER goes on with a run."
+        )
+    if args.resolve and not args.cfg:
+        raise ConfigError("--resolve goes with --cfg: `tlmtl train --cfg job --resolve`.")
+    if args.multirun and (args.cfg or args.info):
+        args.multirun, args.overrides = False, composition.first_job(args.overrides)
+    if args.hydra_help:
+        args.overrides = []
+    chosen = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(args, name)]
+    if len(chosen) > 1:
+        raise ConfigError(f"These flags do not go together: {', '.join('--' + n.replace('_', '-') for n in chosen)}.")
+
+
+def _one(cfg: Any, said: list[str], failed: list[Exception]) -> None:
     """Hydra's task function: one run, with what Hydra composed. An error is kept for `train`, past Hydra's own report."""
     from hydra.core.hydra_config import HydraConfig
 
     from tlmtl import composition
 
     try:
-        composed = composition.finish(composition.with_hydra_node(cfg, HydraConfig.get()))
+        composed = composition.finish(composition.with_hydra_node(cfg, HydraConfig.get()), said)
         from tlmtl import api
+        from tlmtl.assemble import assemble
         from tlmtl.compare import table
 
+        if not composed.resume:
+            assemble(composed, with_source=False)  # what is wrong is told before anything is trained or written
         result = api.run(composed)
         table.show(result.rows)
         print(f"Everything about this run is in {result.folder}")

@@ -1,7 +1,9 @@
 """Where Hydra ends and a checked config begins: search path, plugins, `compose()` for notebooks, `finish()` for all."""
 
 import json
+import logging
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -14,11 +16,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tlmtl.columns import SHOWN
-from tlmtl.config import Composed, merge_schema
-from tlmtl.errors import ConfigError
-from tlmtl.presets import GROUP_NAMES, user_folder
+from tlmtl.config import merge_schema
+from tlmtl.errors import ConfigError, nearest
+from tlmtl.presets import GROUP_NAMES, packaged_folder, presets, user_folder
+from tlmtl.schema import Composed
 
 CONFIG_MODULE = "tlmtl.conf"
+USERS = ("tlmtl-user", "command-line")  # where configs of the user's own come from: ./conf and --config-dir
+
+log = logging.getLogger("tlmtl")
+_warned: set[Path] = set()
 
 
 class UserConfigs(SearchPathPlugin):
@@ -51,22 +58,32 @@ def compose(overrides: list[str] | None = None) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
-            return finish(hydra.compose("config", overrides=overrides or [], return_hydra_config=True))
+            cfg = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
+            return finish(cfg, overrides or [])
         except Exception as error:
             raise explain(error) from error
 
 
-def finish(cfg: DictConfig) -> DictConfig:
-    """What Hydra composed (with its `hydra` node), checked against the schema, with `composed` filled in."""
+def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
+    """What Hydra composed (with its `hydra` node), checked against the schema, with `composed` filled in.
+
+    Arguments:
+        said: the overrides as the user gave them; what `cfg` says of them could come from a config file.
+    """
     choices = {
         str(group): choice
         for group, choice in cfg.hydra.runtime.choices.items()
         if group in GROUP_NAMES and group not in ("experiment", "term")
     }
+    _warn_of_hidden(choices, [s.path for s in cfg.hydra.runtime.config_sources if s.provider in USERS])
     checked = merge_schema(cfg)
     terms = [name for name in checked.term if name in _members("term")]  # Hydra does not report choices of lists
-    base = json.loads(_leaves_of_choices(json.dumps({**choices, "term": f"[{','.join(terms or ['none'])}]"}, sort_keys=True)))
-    if base.get("allow", []) != [] or (checked.allow and not _on_command_line(cfg, "allow")):
+    base = json.loads(
+        _leaves_of_choices(json.dumps({**choices, "term": f"[{','.join(terms or ['none'])}]"}, sort_keys=True))
+    )
+    if base.get("allow", []) != [] or (
+        checked.allow and not any(item.lstrip("+").startswith("allow=") for item in said)
+    ):
         raise ConfigError(
             "'allow' may only be set on the command line: a config file is data, which may be a stranger's."
         )
@@ -82,6 +99,18 @@ def finish(cfg: DictConfig) -> DictConfig:
     )
     OmegaConf.set_struct(checked, True)
     return checked
+
+
+def _warn_of_hidden(choices: dict[str, Any], folders: list[str]) -> None:
+    """Say so when a file of the user's has a packaged name: the packaged one is used."""
+    for group, choice in choices.items():
+        for folder in folders:
+            path = Path(folder) / group / f"{choice}.yaml"
+            if path.is_file() and (packaged_folder() / group / path.name).is_file() and path not in _warned:
+                _warned.add(path)
+                log.warning(
+                    "%s is not used: %s=%s is a packaged config. Give the file another name.", path, group, choice
+                )
 
 
 def leaves(cfg: DictConfig) -> dict[str, Any]:
@@ -110,10 +139,6 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _on_command_line(cfg: DictConfig, key: str) -> bool:
-    return any(str(item).lstrip("+").startswith(f"{key}=") for item in cfg.hydra.overrides.task)
-
-
 def _members(group: str) -> list[str]:
     return GlobalHydra.instance().config_loader().get_group_options(group)
 
@@ -129,35 +154,54 @@ def _leaves_of_choices(choices: str) -> str:
 
 def explain(error: Exception) -> Exception:
     """An error of Hydra's as a ConfigError in this program's words; any other error as it is."""
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    from tlmtl.config import omegaconf_error, unknown_key
+    from tlmtl.config import omegaconf_error
 
     if isinstance(error, OmegaConfBaseException):
         return omegaconf_error(error, _all_keys())
+    if isinstance(error, YAMLError | UnicodeDecodeError):
+        return ConfigError(f"A config file cannot be read: {error}.")
+    if isinstance(error, OverrideParseException):
+        said = [line for line in str(error).splitlines() if not line.startswith("See ")]
+        return ConfigError(
+            f"{'. '.join(said)}. Expected key=value or group=member, with quotes round special characters."
+        )
     if not isinstance(error, HydraException):
         return error
     text = str(error)
     cause: BaseException | None = error
     while cause is not None:
-        if type(cause).__name__ == "ConfigAttributeError" and "struct" in str(cause):
-            key = text.split("'")[1] if "'" in text else cast(Any, cause).full_key
-            return unknown_key(str(key), _all_keys())
+        if type(cause).__name__ in ("ConfigAttributeError", "ConfigKeyError") and "not in struct" in str(cause):
+            return _unknown_key(
+                text.split("'")[1] if "'" in text else cast(Any, cause).full_key, cast(Any, cause).parent_node
+            )
         if type(cause).__name__ == "MissingConfigException" and (missing := getattr(cause, "missing_cfg_file", None)):
             return _unknown_member(str(missing), list(getattr(cause, "options", None) or []), text)
         cause = cause.__cause__
-    from tlmtl.errors import nearest
-
-    if "Could not override '" in text and (key := text.split("'")[1]):
-        return ConfigError(f"{text.splitlines()[0]}{nearest(key, list(GROUP_NAMES))} `tlmtl list` shows the groups.")
     return ConfigError(text)
 
 
-def _unknown_member(missing: str, options: list[str], text: str) -> ConfigError:
-    from tlmtl.errors import nearest
+def _unknown_key(key: str, parent: Any) -> ConfigError:
+    """`parent` is the node that has no such key: what it has is looked at first."""
+    from tlmtl.config import unknown_key
 
+    if key.split(".")[0] == "term" and key.count(".") > 1:
+        term = key.split(".")[1]
+        return ConfigError(
+            f"There is no term '{term}' in force at '{key}'. Choose it first: term=[{term}] {key}=VALUE."
+        )
+    above = key.rpartition(".")[0]
+    beside = [f"{above}.{name}".lstrip(".") for name in (parent or {})]
+    return unknown_key(key, [*beside, *GROUP_NAMES, *_all_keys()])
+
+
+def _unknown_member(missing: str, options: list[str], text: str) -> ConfigError:
     group, _, name = missing.rpartition("/")
+    if group in GROUP_NAMES and not options:  # Hydra names none for lists and experiments
+        options = [preset.name for preset in presets(group, [packaged_folder(), *filter(None, [user_folder()])])]
     if not options:
         return ConfigError(text)
     return ConfigError(
@@ -167,11 +211,23 @@ def _unknown_member(missing: str, options: list[str], text: str) -> ConfigError:
 
 
 def _all_keys() -> list[str]:
-    from tlmtl.config import Config, known_keys
+    import hydra
 
-    if not GlobalHydra.instance().is_initialized():
-        return known_keys(OmegaConf.structured(Config))
-    return list(json.loads(_leaves_of_choices("{}")))
+    if GlobalHydra.instance().is_initialized():
+        return list(json.loads(_leaves_of_choices("{}")))
+    with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        return list(json.loads(_leaves_of_choices("{}")))
+
+
+def first_job(overrides: list[str]) -> list[str]:
+    """A sweep's overrides with the first value of each, which is what can be shown of it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [
+        f"{item.get_key_element()}={next(item.sweep_string_iterator())}" if item.is_sweep_override() else text
+        for text, item in zip(overrides, parsed, strict=True)
+    ]
 
 
 def with_hydra_node(cfg: DictConfig, hydra_node: Any) -> DictConfig:
@@ -180,33 +236,3 @@ def with_hydra_node(cfg: DictConfig, hydra_node: Any) -> DictConfig:
     OmegaConf.set_struct(both, False)
     both["hydra"] = hydra_node
     return both
-
-
-def guard(args: Any) -> None:
-    """Refuse configs of Hydra's own that would make it import something: a config may be a stranger's.
-
-    Raises ConfigError for callbacks, and for a launcher or sweeper that is no Hydra plugin.
-    """
-    from hydra._internal.hydra import Hydra
-    from hydra._internal.utils import create_config_search_path
-
-    GlobalHydra.instance().clear()
-    try:
-        path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
-        if args.config_dir:
-            path.append("command-line", f"file://{Path(args.config_dir).resolve()}")
-        loader = Hydra.create_main_hydra2("tlmtl", path).config_loader
-        mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
-        node = loader.load_configuration(args.config_name or "config", list(args.overrides), run_mode=mode).hydra
-        targets = {name: node[name].get("_target_") for name in ("launcher", "sweeper")}
-        for name, target in targets.items():
-            if not str(target).startswith(("hydra_plugins.", "hydra._internal.core_plugins.")):
-                raise ConfigError(
-                    f"'hydra.{name}._target_' may not be '{target}': only installed Hydra plugins may be named."
-                )
-        if node.callbacks:
-            raise ConfigError(
-                f"'hydra.callbacks' may not be set: found {sorted(node.callbacks)}. They would run unchecked code."
-            )
-    finally:
-        GlobalHydra.instance().clear()

@@ -1,7 +1,8 @@
-"""The schema of a run's config, its checks, and `build()`, which turns a config node into the object it names.
+"""The checks of a run's config, and `build()`, which turns a config node into the object it names.
 
-The dataclasses describe the fixed top level. What a member of a group may hold is the signature of its `_target_`, so
-that a typo in a preset is caught without a third file. Nothing here knows Hydra (`composition.py` does) or imports torch.
+The dataclasses of `schema.py` describe the fixed top level. What a member of a group may hold is the signature of its
+`_target_`, so that a typo in a preset is caught without a third file. Nothing here knows Hydra (`composition.py` does) or
+imports torch.
 """
 
 import dataclasses
@@ -9,13 +10,14 @@ import importlib
 import inspect
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlmtl.errors import ConfigError, nearest
+from tlmtl.schema import Config, Dataset, Task
 
 # Per group: the packages that a `_target_` may come from, and the arguments that the program supplies itself.
 # A config is data that may come from a stranger: nothing outside these packages is ever imported for it.
@@ -29,122 +31,6 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sharing": (("tlmtl.models.multitask",), ("encoder", "heads")),
     "term": (("tlmtl.terms",), ()),
 }
-
-
-@dataclass
-class Strategy:
-    """What is initialised from the source, which parameters train, how fast, from when."""
-
-    init: str = "source"  # source | random
-    lr: float = 1e-3
-    rules: list[dict[str, Any]] = field(default_factory=list)
-    tasks: Any = "default"
-    terms: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Task:
-    """One task of a data set. `target` names the column of labels; the first metric is the main one."""
-
-    kind: str = "classification"
-    target: str | None = None  # the task's own name when not given
-    metrics: list[str] = field(default_factory=list)  # the kind's own when empty
-    primary: bool = True
-    weight: float = 1.0
-
-
-@dataclass
-class Dataset:
-    """What every data set has, whatever its family; the family's own keywords stand beside these."""
-
-    tasks: dict[str, Task] = field(default_factory=dict)
-    default_tasks: list[str] = field(default_factory=list)
-    val_fraction: float = 0.2
-    test_fraction: float = 0.25
-    split_seed: int = 0
-    subset_seed: int = 0
-    labels_per_class: int | None = None
-    label_fraction: float | None = None
-    augment: str = "none"
-
-
-@dataclass
-class Head:
-    """How new heads start: `near_zero` (normal, standard deviation 0.01) or `default` (torch's own)."""
-
-    init: str = "near_zero"
-    dropout: float = 0.0
-
-
-@dataclass
-class Train:
-    """The budget and the loop's settings. Durations: `10` or `10ep` (epochs), `500st`, `20000ex` (examples), `5%`."""
-
-    epochs: Any = 60
-    batch_size: int = 32
-    accumulate: int = 1
-    clip: float | None = None
-    ema: float | None = None
-    early_stopping: Any = None
-    evaluate_every: Any = "5%"
-    checkpoint_every: Any = "5%"
-
-
-@dataclass
-class Hardware:
-    """How a run is executed. `threads: auto` is one for small models and all cores for the others."""
-
-    device: str = "auto"
-    precision: str = "32-true"
-    threads: Any = "auto"
-    deterministic: bool = True
-    memory_format: str = "contiguous"
-    compile: bool = False
-    workers: int | None = None
-
-
-@dataclass
-class Output:
-    root: str = "outputs"
-    cache: str | None = None
-    keep_checkpoint: bool = False
-
-
-@dataclass
-class Sweep:
-    name: str | None = None
-
-
-@dataclass
-class Composed:
-    """How the config came about: filled in by `composition.py`, never part of a run's identity."""
-
-    choices: dict[str, Any] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Config:
-    model: dict[str, Any] = field(default_factory=dict)
-    source: dict[str, Any] = field(default_factory=dict)
-    dataset: dict[str, Any] = field(default_factory=dict)
-    strategy: Strategy = field(default_factory=Strategy)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    schedule: dict[str, Any] = field(default_factory=dict)
-    weighting: dict[str, Any] = field(default_factory=dict)
-    sharing: dict[str, Any] = field(default_factory=dict)
-    term: dict[str, Any] = field(default_factory=dict)
-    head: Head = field(default_factory=Head)
-    train: Train = field(default_factory=Train)
-    hardware: Hardware = field(default_factory=Hardware)
-    tasks: Any = "default"
-    seed: int = 0
-    output: Output = field(default_factory=Output)
-    sweep: Sweep = field(default_factory=Sweep)
-    resume: str | None = None
-    progress: bool = True
-    allow: list[str] = field(default_factory=list)
-    composed: Composed = field(default_factory=Composed)
 
 
 def known_keys(cfg: Any, prefix: str = "") -> list[str]:
@@ -182,16 +68,32 @@ def merge_schema(cfg: DictConfig) -> DictConfig:
         merged = OmegaConf.merge(OmegaConf.structured(Config), cfg)
         OmegaConf.resolve(resolved := typing.cast(DictConfig, merged.copy()))
     except OmegaConfBaseException as error:
-        raise omegaconf_error(error, known_keys(OmegaConf.structured(Config))) from error
+        raise omegaconf_error(error, known_keys(OmegaConf.structured(Config)), _where(cfg)) from error
+    check_seed(resolved.seed, "seed")
     check_dataset(resolved.dataset, "dataset")
     for name, task in resolved.dataset.get("tasks", {}).items():
         typed(Task, task, f"dataset.tasks.{name}")
     return typing.cast(DictConfig, merged)
 
 
-def omegaconf_error(error: OmegaConfBaseException, known: list[str]) -> ConfigError:
+def check_seed(value: int, where: str) -> None:
+    if value < 0:
+        raise ConfigError(f"'{where}' should be 0 or more. Found {value}.")
+
+
+def _where(cfg: DictConfig) -> str:
+    """The top-level key whose value does not fit the schema, for errors that do not say it themselves (in a list's items)."""
+    for key, value in OmegaConf.to_container(cfg, resolve=False).items():  # type: ignore[union-attr]
+        try:
+            OmegaConf.merge(OmegaConf.structured(Config), {key: value})
+        except OmegaConfBaseException:
+            return str(key)
+    return ""
+
+
+def omegaconf_error(error: OmegaConfBaseException, known: list[str], where: str = "") -> ConfigError:
     """An OmegaConf error in this program's words: what was expected, what was found, where."""
-    key = error.full_key or str(error.key or "")
+    key = error.full_key or str(error.key or "") or where
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         return unknown_key(key, known)
     return ConfigError(f"Wrong value at '{key}': {str(error).splitlines()[0]}")
@@ -214,13 +116,16 @@ def check_dataset(node: DictConfig, where: str) -> tuple[DictConfig, dict[str, A
     """The common settings of a data set, typed, and the keywords of its family."""
     common = {key: value for key, value in node.items() if key in Dataset.__dataclass_fields__}
     family = {str(key): value for key, value in node.items() if key not in Dataset.__dataclass_fields__}
-    return typed(Dataset, OmegaConf.create(common), where), family
+    checked = typed(Dataset, OmegaConf.create(common), where)
+    for key in ("split_seed", "subset_seed"):
+        check_seed(checked[key], f"{where}.{key}")
+    return checked, family
 
 
 def find_target(node: Any, group: str, where: str, allow: list[str]) -> Any:
     """The callable that `node._target_` names. Raises ConfigError unless it is defined in an allowed package."""
     path = node.get("_target_") if node is not None else None
-    if not path:
+    if not path or not isinstance(path, str):
         raise ConfigError(f"'{where}' has no _target_: expected the name of what to build, found {sorted(node or [])}.")
     packages = [*GROUPS[group][0], *allow]
 
@@ -267,6 +172,9 @@ def keywords(node: Any, group: str, where: str, allow: list[str]) -> tuple[Any, 
     )
     checked = {}
     for key, value in given.items():
+        hint = hints.get(key, Any)
+        if value is None and _omegaconf_type(hint) is not Any and type(None) not in typing.get_args(hint):
+            raise ConfigError(f"'{where}.{key}' may not be null: {node['_target_']} needs a value.")
         checked[key] = getattr(_set(schema, key, value, where), key)
     for name, parameter in parameters.items():
         if name not in given and parameter.default is parameter.empty:
@@ -284,8 +192,11 @@ def _set(schema: type, key: str, value: Any, where: str) -> DictConfig:
 def _omegaconf_type(hint: Any) -> Any:
     """`hint`, or Any where OmegaConf has no such type (tensors, callables); always optional."""
     simple = (int, float, str, bool)
-    inner = [part for part in typing.get_args(hint) if part is not type(None)]
-    if hint in simple or (len(inner) == 1 and inner[0] in simple and type(None) in typing.get_args(hint)):
+    inner = [
+        part for part in typing.get_args(hint) if part is not type(None) and getattr(part, "__name__", "") != "Tensor"
+    ]
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    if hint in simple or (union and len(inner) == 1 and inner[0] in simple):
         return (inner[0] if inner else hint) | None
     if typing.get_origin(hint) is list and inner and inner[0] in simple:
         return types.GenericAlias(list, (inner[0],)) | None

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
 
@@ -32,7 +32,14 @@ class Machine:
     def place(self, module: nn.Module) -> nn.Module:
         """`module` on the device, in the memory format and precision of the plan."""
         module = module.to(self.device).to(memory_format=self.memory_format)
-        return module.to(torch.bfloat16) if self.plan["precision"] == "bf16-true" else module
+        if self.plan["precision"] == "bf16-true":
+            module.to(torch.bfloat16).register_forward_pre_hook(_in_bfloat16)
+        return module
+
+
+def _in_bfloat16(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs come in 32 bits, whatever the parameters are in."""
+    return tuple(a.to(torch.bfloat16) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
 
 
 def threads_of(setting: Any, advised: int | None) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tlmtl import artifacts, checkpoint, files, hardware, identity, results
 from tlmtl.assemble import Assembly, assemble, setup
-from tlmtl.errors import ConfigError, TlmtlError
+from tlmtl.errors import ConfigError, TlmtlError, TrainingError
 from tlmtl.evaluation import evaluate, measure
 from tlmtl.loop import fit
 from tlmtl.progress import Progress, Silent
@@ -71,6 +71,10 @@ def _execute(
     checkpoint.seed_everything(cfg.seed) if state.step == 0 else None
     progress.start(made.total, state.step)
     fit(made, state, Recorder(folder, made, progress))
+    if not state.best_model:
+        raise TrainingError(
+            "The loss on validation was never finite, so there is no best model. Try a smaller optimizer.lr."
+        )
     made.model.load_state_dict(state.best_model)
     return _finish(cfg, folder, run_id, parts, machine, made, state, memory)
 

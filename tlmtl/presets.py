@@ -62,6 +62,6 @@ def presets(group: str, folders: list[Path]) -> list[Preset]:
 
 
 def _about(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     comments = [line.lstrip("# ").strip() for line in lines if line.startswith("#") and "@package" not in line]
     return comments[0] if comments else ""

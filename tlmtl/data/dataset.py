@@ -67,7 +67,9 @@ def load(node: DictConfig, tasks: Any, allow: list[str]) -> Data:
     """
     common, family = check_dataset(node, "dataset")
     shared = {key: common[key] for key in ("split_seed", "val_fraction", "test_fraction")}
-    examples, splits, data_hash = _examples(json.dumps([plain(family), shared], sort_keys=True), tuple(allow), _stamp(family))
+    examples, splits, data_hash = _examples(
+        json.dumps([plain(family), shared], sort_keys=True), tuple(allow), _stamp(family)
+    )
     augmentation(common.augment)
     chosen = select_tasks(tasks, list(common.tasks), list(common.default_tasks))
     columns = {name: common.tasks[name].target or name for name in common.tasks}

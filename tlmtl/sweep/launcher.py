@@ -29,7 +29,7 @@ class TlmtlLauncher(Launcher):
         for number, overrides in enumerate(job_overrides):
             cfg = self.loader.load_sweep_config(self.config, list(overrides))
             cfg.hydra.job.num = number
-            configs.append(composition.finish(cfg))
+            configs.append(composition.finish(cfg, list(overrides)))
         varied = _varied([list(overrides) for overrides in job_overrides])
         labels = [" ".join(item.lstrip("+") for item in job if _key(item) in varied) for job in job_overrides]
         failed = run_sweep(plan_sweep(configs, labels, varied))

@@ -1,0 +1,66 @@
+"""What a config may not make Hydra do: a config may be a stranger's, and only what this program builds is checked by name."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from tlmtl.errors import ConfigError
+
+PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
+
+
+def guard(args: Any, module: str) -> None:
+    """Refuse configs of Hydra's own that would make it import or run something, before Hydra acts on them.
+
+    Arguments:
+        args: what Hydra's parser made of the command line.
+        module: the package of the main config.
+
+    Raises ConfigError for callbacks, loggers, environment variables, a launcher or sweeper that is no Hydra plugin, and a
+    sweep that a config file lets reach beyond experiments.
+    """
+    node = _compose(args, module)
+    for name in ("launcher", "sweeper"):
+        target = node[name].get("_target_")
+        if not str(target).startswith(PLUGINS):
+            raise ConfigError(
+                f"'hydra.{name}._target_' may not be '{target}': only installed Hydra plugins may be named."
+            )
+    if node.callbacks:
+        raise ConfigError(
+            f"'hydra.callbacks' may not be set: found {sorted(node.callbacks)}. They would run unchecked code."
+        )
+    for name in ("job_logging", "hydra_logging"):
+        if node[name] is None or node[name].get("root") is not None:
+            raise ConfigError(
+                f"'hydra.{name}' may not be set: this program writes its own log (log.txt in a run's folder)."
+            )
+    if node.job.env_set:
+        raise ConfigError(
+            f"'hydra.job.env_set' may not be set: found {sorted(node.job.env_set)}. Set them in the shell."
+        )
+    for key in node.sweeper.get("params") or {}:
+        if str(key).lstrip("+~").split(".")[0].split("/")[0] in ("allow", "hydra"):
+            raise ConfigError(
+                f"'{key}' may not be swept by 'hydra.sweeper.params': it may only be set on the command line."
+            )
+
+
+def _compose(args: Any, module: str) -> Any:
+    """The `hydra` node of what `args` ask for; a sweep's values are left aside."""
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+
+    GlobalHydra.instance().clear()
+    try:
+        path = create_config_search_path(f"pkg://{module}")
+        if args.config_dir:
+            path.append("command-line", f"file://{Path(args.config_dir).resolve()}")
+        loader = Hydra.create_main_hydra2("tlmtl", path).config_loader
+        return loader.load_configuration(
+            args.config_name or "config", list(args.overrides), RunMode.MULTIRUN, validate_sweep_overrides=False
+        ).hydra
+    finally:
+        GlobalHydra.instance().clear()

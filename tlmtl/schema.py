@@ -1,0 +1,120 @@
+"""The fixed top level of a run's config, as dataclasses. What a member of a group may hold is its `_target_`'s signature."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Strategy:
+    """What is initialised from the source, which parameters train, how fast, from when."""
+
+    init: str = "source"  # source | random
+    lr: float = 1e-3
+    rules: list[dict[str, Any]] = field(default_factory=list)
+    tasks: Any = "default"
+    terms: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Task:
+    """One task of a data set. `target` names the column of labels; the first metric is the main one."""
+
+    kind: str = "classification"
+    target: str | None = None  # the task's own name when not given
+    metrics: list[str] = field(default_factory=list)  # the kind's own when empty
+    primary: bool = True
+    weight: float = 1.0
+
+
+@dataclass
+class Dataset:
+    """What every data set has, whatever its family; the family's own keywords stand beside these."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    default_tasks: list[str] = field(default_factory=list)
+    val_fraction: float = 0.2
+    test_fraction: float = 0.25
+    split_seed: int = 0
+    subset_seed: int = 0
+    labels_per_class: int | None = None
+    label_fraction: float | None = None
+    augment: str = "none"
+
+
+@dataclass
+class Head:
+    """How new heads start: `near_zero` (normal, standard deviation 0.01) or `default` (torch's own)."""
+
+    init: str = "near_zero"
+    dropout: float = 0.0
+
+
+@dataclass
+class Train:
+    """The budget and the loop's settings. Durations: `10` or `10ep` (epochs), `500st`, `20000ex` (examples), `5%`."""
+
+    epochs: Any = 60
+    batch_size: int = 32
+    accumulate: int = 1
+    clip: float | None = None
+    ema: float | None = None
+    early_stopping: Any = None
+    evaluate_every: Any = "5%"
+    checkpoint_every: Any = "5%"
+
+
+@dataclass
+class Hardware:
+    """How a run is executed. `threads: auto` is one for small models and all cores for the others."""
+
+    device: str = "auto"
+    precision: str = "32-true"
+    threads: Any = "auto"
+    deterministic: bool = True
+    memory_format: str = "contiguous"
+    compile: bool = False
+    workers: int | None = None
+
+
+@dataclass
+class Output:
+    root: str = "outputs"
+    cache: str | None = None
+    keep_checkpoint: bool = False
+
+
+@dataclass
+class Sweep:
+    name: str | None = None
+
+
+@dataclass
+class Composed:
+    """How the config came about: filled in by `composition.py`, never part of a run's identity."""
+
+    choices: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    model: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    strategy: Strategy = field(default_factory=Strategy)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    weighting: dict[str, Any] = field(default_factory=dict)
+    sharing: dict[str, Any] = field(default_factory=dict)
+    term: dict[str, Any] = field(default_factory=dict)
+    head: Head = field(default_factory=Head)
+    train: Train = field(default_factory=Train)
+    hardware: Hardware = field(default_factory=Hardware)
+    tasks: Any = "default"
+    seed: int = 0
+    output: Output = field(default_factory=Output)
+    sweep: Sweep = field(default_factory=Sweep)
+    resume: str | None = None
+    progress: bool = True
+    allow: list[str] = field(default_factory=list)
+    composed: Composed = field(default_factory=Composed)
