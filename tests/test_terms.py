@@ -152,7 +152,7 @@ def test_weights_that_a_weighting_does_not_take():
         Static(tasks=tasks(a=1, b=-1))
     with pytest.raises(ConfigError, match=r"not all zero. Found {'a': 0, 'b': 0}"):
         Static(tasks=tasks(a=0, b=0))
-    both = ["strategy=from_scratch", "tasks=[digit,parity]", "+dataset.tasks.parity.weight=0.25"]
+    both = ["strategy=from_scratch", "tasks=[digit,parity]", "dataset.tasks.parity.weight=0.25"]
     with pytest.raises(ConfigError, match=r"Found dataset.tasks.parity.weight=0.25: use weighting=static"):
         assembled(*both)
     assert assembled(*both, "weighting=static").weighting.weights == {"digit": 1.0, "parity": 0.25}

@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as error:  # argparse has said what is wrong
+        return int(error.code or 0)
     except TlmtlError as error:
         if debug:
             raise

@@ -195,7 +195,10 @@ def _unknown_key(key: str, parent: Any) -> ConfigError:
         )
     above = key.rpartition(".")[0]
     beside = [f"{above}.{name}".lstrip(".") for name in (parent or {})]
-    return unknown_key(key, [*beside, *GROUP_NAMES, *_all_keys()])
+    error = unknown_key(key, [*beside, *GROUP_NAMES, *_all_keys()])
+    if parent is not None and "_target_" in parent:
+        return ConfigError(f"{error} A keyword that the preset leaves out is added with a plus: +{key}=VALUE.")
+    return error
 
 
 def _unknown_member(missing: str, options: list[str], text: str) -> ConfigError:

@@ -37,8 +37,10 @@ def selection_score(
 
 
 def measure(task: Task, predictions: Predictions) -> dict[str, float]:
-    """A task's loss and metrics on the examples that have its label."""
+    """A task's loss and metrics on the examples that have its label; {} when none has."""
     there = predictions.mask[task.name]
+    if not there.any():
+        return {}
     output, target = predictions.outputs[task.name][there], predictions.targets[task.name][there]
     loss = float(task.loss(output, target, torch.ones(len(target))))
     return {"loss": loss, **task.measure(task.own_unit(output), task.own_target(target))}

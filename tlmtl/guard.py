@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
@@ -41,6 +42,8 @@ def guard(args: Any, module: str) -> None:
         raise ConfigError(
             f"'hydra.job.env_set' may not be set: found {sorted(node.job.env_set)}. Set them in the shell."
         )
+    if stray := [item for item in [*node.overrides.task, *node.overrides.hydra] if item not in args.overrides]:
+        raise ConfigError(f"'hydra.overrides' may not be set: found {stray}. It says what was typed on the command line.")
     for key in node.sweeper.get("params") or {}:
         if str(key).lstrip("+~").split(".")[0].split("/")[0] in ("allow", "hydra"):
             raise ConfigError(
@@ -57,7 +60,8 @@ def _compose(args: Any, module: str) -> Any:
     try:
         path = create_config_search_path(f"pkg://{module}")
         if args.config_dir:
-            path.append("command-line", f"file://{Path(args.config_dir).resolve()}")
+            folder = f"file://{Path(args.config_dir).resolve()}"
+            path.prepend("command-line", folder, SearchPathQuery(provider="schema"))  # where Hydra puts it
         loader = Hydra.create_main_hydra2("tlmtl", path).config_loader
         return loader.load_configuration(
             args.config_name or "config", list(args.overrides), RunMode.MULTIRUN, validate_sweep_overrides=False

@@ -162,7 +162,7 @@ def _finish(
     for name, task in made.tasks.items():
         row = _row(cfg, folder, run_id, "done") | {"task": name, "kind": task.kind, "primary": task.primary}
         for split in ("val", "test"):
-            row |= {f"{split}/{metric}": found[split][name][metric] for metric in [*task.metrics, "loss"]}
+            row |= {f"{split}/{metric}": found[split][name].get(metric) for metric in [*task.metrics, "loss"]}
         rows.append(row | shared)
     folder.write_rows(rows)
     folder.write_history(state.history)

@@ -36,8 +36,8 @@ def fit(setup: Setup, state: State, watch: Watch) -> None:
             state.step += 1
             state.examples += len(batch["target"].index)
             for name, value in losses.items():
-                state.sums[name] = state.sums.get(name, 0.0) + value
-            state.sums["steps"] = state.sums.get("steps", 0) + 1
+                total, count = state.sums.get(name, (0.0, 0))
+                state.sums[name] = (total + value, count + 1)
             state.seconds["wait"] += waited
             state.seconds["train"] += time.perf_counter() - began
             watch.stepped(state, losses)
@@ -108,8 +108,7 @@ def _validate(setup: Setup, state: State, watch: Watch, rate: float) -> None:
     metrics = {name: measure(task, predictions) for name, task in setup.tasks.items()}
     score = selection_score(setup.tasks, predictions, metrics)
     epoch = state.step / setup.steps_per_epoch
-    steps = state.sums.pop("steps")
-    rows = [("train", name, "loss", value / steps) for name, value in state.sums.items()]
+    rows = [("train", name, "loss", total / count) for name, (total, count) in state.sums.items()]
     rows += [("val", task, name, value) for task, values in metrics.items() for name, value in values.items()]
     rows += [("train", "", "lr", rate), ("val", "", "score", score)]
     state.history += [[state.step, epoch, *row] for row in rows]

@@ -58,7 +58,7 @@ class State:
     best_step: int = 0
     best_model: dict[str, Tensor] = field(default_factory=dict)
     history: list[list[Any]] = field(default_factory=list)  # step, epoch, split, task, name, value
-    sums: dict[str, float] = field(default_factory=dict)  # of the losses since the last evaluation
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)  # losses since the last evaluation, how many
     examples: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "eval": 0.0, "wait": 0.0})
 

@@ -1,5 +1,7 @@
 """Which example is in which split, and which labelled ones are kept. Fixed by the data and a seed of their own."""
 
+from typing import Any
+
 import numpy as np
 
 from tlmtl.errors import ConfigError
@@ -32,6 +34,9 @@ def cut(
     random = np.random.default_rng(seed)
     parts: dict[str, list[np.ndarray]] = {"train": [], "val": [], "test": []}
     for group in groups:
+        if labels is not None and labels[group[0]] < 0 and len(group) < wanted:  # examples without this label
+            parts["train"].append(group)
+            continue
         if len(group) < wanted:
             assert labels is not None or size is not None
             what = (
@@ -51,6 +56,10 @@ def cut(
         parts["val"].append(order[n_test : n_test + n_val])
         parts["train"].append(order[n_test + n_val :])
     return {name: np.sort(np.concatenate(arrays)) for name, arrays in parts.items()}
+
+
+def _name(number: Any, names: list[str] | None) -> Any:
+    return names[number] if names and number is not None else number
 
 
 def _leave_one(size: int, n_val: int, n_test: int) -> tuple[int, int]:
@@ -86,7 +95,7 @@ def subset(
             raise ConfigError("'dataset.labels_per_class' needs a task with classes. Use 'dataset.label_fraction'.")
         groups = {None: train}
     else:
-        groups = {c: train[labels[train] == c] for c in np.unique(labels[train])}
+        groups = {c: train[labels[train] == c] for c in np.unique(labels[train]) if c >= 0}
     if label_fraction is not None and not 0 < label_fraction <= 1:
         raise ConfigError(f"'dataset.label_fraction' should be above 0 and at most 1. Found {label_fraction}.")
     kept = []
@@ -97,7 +106,7 @@ def subset(
         else:
             count = labels_per_class
         if not 1 <= count <= len(group):
-            name = names[number] if names and number is not None else number
+            name = _name(number, names)
             raise ConfigError(
                 f"'dataset.labels_per_class' is {count}, but class '{name}' has {len(group)} training examples. "
                 f"Choose 1 to {min(len(g) for g in groups.values())}."

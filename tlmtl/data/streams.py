@@ -124,8 +124,9 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
 def plan(sizes: Mapping[str, int], batch_size: int, seed: int, epoch: int) -> list[dict[str, Tensor]]:
     """What each step of an epoch draws: a list of {stream: indices}.
 
-    An epoch is one pass over the stream `target`, in batches of nearly equal length (so that none is left with a single
-    example, which batch norm cannot take). Other streams go on from where they were and start again when they end.
+    An epoch is one pass over the stream `target`, in batches of nearly equal length (so that none of three or more is
+    left with a single example, which batch norm cannot take). Other streams go on from where they were and start again
+    when they end.
     """
     steps = steps_per_epoch(sizes["target"], batch_size)
     drawn: list[dict[str, Tensor]] = [{} for _ in range(steps)]

@@ -66,7 +66,8 @@ def _recorded(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Te
 
     def keep(name: str):
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            found[name] = output[0] if isinstance(output, tuple) else output
+            first = output[0] if isinstance(output, tuple) else output
+            found[name] = first.clone()  # the next module may work in place
 
         return hook
 

@@ -1,0 +1,76 @@
+"""What all tests share: one cache for the pre-trained source, one thread, and two ways to call the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+TLMTL = Path(sys.executable).with_name("tlmtl")
+
+
+@dataclass
+class Said:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def all(self) -> str:
+        return self.out + self.err
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_cache(tmp_path_factory):
+    """One cache for the session and its workers, so that the embedded source is pre-trained once."""
+    import torch
+
+    torch.set_num_threads(1)
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tlmtl-cache"
+    cache.mkdir(exist_ok=True)
+    before = os.environ.get("TLMTL_CACHE")
+    os.environ["TLMTL_CACHE"] = str(cache)
+    yield cache
+    if before is None:
+        del os.environ["TLMTL_CACHE"]
+    else:
+        os.environ["TLMTL_CACHE"] = before
+
+
+@pytest.fixture
+def tlmtl() -> Callable[..., Said]:
+    """`tlmtl(args, cwd)`: the command in a process of its own."""
+
+    def call(args: Sequence[str], cwd: Path, timeout: float = 300, **env: str) -> Said:
+        done = subprocess.run(
+            [str(TLMTL), *args], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=timeout
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch, capfd) -> Callable[..., Said]:
+    """`main("train", "seed=1")`: the command in this process, in `tmp_path`. An exception that the command line would show
+    as a traceback goes through."""
+    from tlmtl import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*args: str) -> Said:
+        capfd.readouterr()
+        code = cli.main(list(args))
+        said = capfd.readouterr()
+        return Said(code, said.out, said.err)
+
+    return call
