@@ -86,10 +86,8 @@ def compare(name: str, overrides: list[str], goal: float, times: int) -> None:
         a, b = ours(overrides), bare(overrides)
         if number:
             ratios.append(a / b)
-    middle = statistics.median(ratios)
-    print(
-        f"{name}: {middle:.3f} (from {min(ratios):.3f} to {max(ratios):.3f}; goal: at most {goal}; last: {a * 1e3:.2f} ms a step)"
-    )
+    middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+    print(f"{name}: {middle:.3f} (from {low:.3f} to {high:.3f}; goal: at most {goal}; last: {a * 1e3:.2f} ms a step)")
 
 
 def peak_memory() -> None:

@@ -25,10 +25,8 @@ def ratio(name: str, one: list[str], other: list[str], goal: float, times: int, 
             a, b = seconds(one, cwd), seconds(other, cwd)
         if number:
             ratios.append(a / b)
-    middle = statistics.median(ratios)
-    print(
-        f"{name}: {middle:.2f} (from {min(ratios):.2f} to {max(ratios):.2f}; goal: at most {goal:.2f}; last: {a:.2f} s / {b:.2f} s)"
-    )
+    middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+    print(f"{name}: {middle:.2f} (from {low:.2f} to {high:.2f}; goal: at most {goal:.2f}; last: {a:.2f} s / {b:.2f} s)")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ SHOWN = {
 def ordered(names: list[str]) -> list[str]:
     """Every column of the contract, then those of `names` that it does not know; metrics (`val/...`, then `test/...`)
     stand between settings and plan."""
-    metrics = [name for split in ("val/", "test/") for name in names if name.startswith(split)]
+    metrics = []
+    for split in ("val/", "test/"):  # the loss comes last: a task's first metric is its main one
+        mine = [name for name in names if name.startswith(split)]
+        metrics += sorted(mine, key=lambda name: name == f"{split}loss")
     known = [*ROW, *SETTINGS, *metrics, *PLAN, *COSTS, *PROVENANCE]
     return known + [name for name in names if name not in known]
