@@ -160,10 +160,14 @@ def complete(words: list[str]) -> int:
 def show_log() -> None:
     """Print the program's log lines to standard error, as they are."""
     log = logging.getLogger("tlmtl")
-    if not any(getattr(handler, "tlmtl_console", False) for handler in log.handlers):
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        handler.tlmtl_console = True  # type: ignore[attr-defined]
-        log.addHandler(handler)
+    if not any(isinstance(handler, _Console) for handler in log.handlers):
+        log.addHandler(_Console())
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+class _Console(logging.Handler):
+    """Writes to what standard error is at the time: a notebook, a test or a progress bar may have replaced it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)

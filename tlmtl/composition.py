@@ -44,7 +44,7 @@ def register() -> None:
     from tlmtl.sweep import launcher
 
     Plugins.instance().register(UserConfigs)
-    launcher.register()
+    launcher.register(finish)
 
 
 def compose(overrides: list[str] | None = None) -> DictConfig:

@@ -43,7 +43,9 @@ def guard(args: Any, module: str) -> None:
             f"'hydra.job.env_set' may not be set: found {sorted(node.job.env_set)}. Set them in the shell."
         )
     if stray := [item for item in [*node.overrides.task, *node.overrides.hydra] if item not in args.overrides]:
-        raise ConfigError(f"'hydra.overrides' may not be set: found {stray}. It says what was typed on the command line.")
+        raise ConfigError(
+            f"'hydra.overrides' may not be set: found {stray}. It says what was typed on the command line."
+        )
     for key in node.sweeper.get("params") or {}:
         if str(key).lstrip("+~").split(".")[0].split("/")[0] in ("allow", "hydra"):
             raise ConfigError(

@@ -6,6 +6,7 @@ editable install, so this module is registered under such a name by hand.
 
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +14,17 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
 
 
 class TlmtlLauncher(Launcher):
+    finish: Callable[..., DictConfig]  # turns what Hydra composed into a checked config; given by `register`
+
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.loader, self.config = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Any, initial_job_idx: int) -> list[JobReturn]:
         """Run every job of the sweep. Raises ConfigError before the first one starts if any is wrong."""
-        from tlmtl import composition
         from tlmtl.sweep.plan import plan_sweep
         from tlmtl.sweep.pool import run_sweep
 
@@ -29,7 +32,7 @@ class TlmtlLauncher(Launcher):
         for number, overrides in enumerate(job_overrides):
             cfg = self.loader.load_sweep_config(self.config, list(overrides))
             cfg.hydra.job.num = number
-            configs.append(composition.finish(cfg, list(overrides)))
+            configs.append(type(self).finish(cfg, list(overrides)))
         varied = _varied([list(overrides) for overrides in job_overrides])
         labels = [" ".join(item.lstrip("+") for item in job if _key(item) in varied) for job in job_overrides]
         failed = run_sweep(plan_sweep(configs, labels, varied))
@@ -62,8 +65,9 @@ class LauncherConfig:
     _target_: str = "hydra_plugins.tlmtl.TlmtlLauncher"
 
 
-def register() -> None:
+def register(finish: Callable[..., DictConfig]) -> None:
     """Make the launcher known to Hydra as `hydra/launcher=tlmtl`. May be called twice."""
+    TlmtlLauncher.finish = staticmethod(finish)
     try:
         import hydra_plugins
     except ImportError:
