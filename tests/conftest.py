@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def tlmtl() -> Callable[..., Said]:
 
 
 @pytest.fixture
-def main(tmp_path, monkeypatch, capfd) -> Callable[..., Said]:
+def main(tmp_path, monkeypatch, capfd) -> Iterator[Callable[..., Said]]:
     """`main("train", "seed=1")`: the command in this process, in `tmp_path`. An exception that the command line would show
     as a traceback goes through."""
     from tlmtl import cli
@@ -73,4 +73,26 @@ def main(tmp_path, monkeypatch, capfd) -> Callable[..., Said]:
         said = capfd.readouterr()
         return Said(code, said.out, said.err)
 
-    return call
+    yield call
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]  # the next test may have another module of that name
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refused(said, *words: str, code: int = 2) -> None:
+    """The exit code, a message that holds all `words`, and no traceback."""
+    assert said.code == code, said.all
+    assert "Traceback" not in said.all and said.err.startswith(("tlmtl: ", "/")), said.all
+    for word in words:
+        assert word in said.err, f"{word!r} is not in {said.err!r}"
+
+
+def nothing_written(folder: Path) -> None:
+    assert not (folder / "outputs").exists(), sorted((folder / "outputs").rglob("*"))
+    assert not (folder / "multirun").exists() and not (folder / ".hydra").exists()
