@@ -127,7 +127,6 @@ def test_a_wrong_preset_in_conf(main, tmp_path, path, text, words):
     nothing_written(tmp_path)
 
 
-@pytest.mark.xfail(reason="torch's ValueError passes through Groups.optimizer", strict=False, raises=ValueError)
 def test_a_value_that_torch_refuses(main, tmp_path):
     refused(main("train", "optimizer.lr=-1"), "optimizer", "-1")
     nothing_written(tmp_path)

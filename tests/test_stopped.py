@@ -28,7 +28,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.xfail(reason="torch's error for a full disk is not known to files.disk_errors", strict=False)
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")], ids=["run", "sweep"])
 def test_no_space_is_left(tlmtl, tmp_path, small_disk, sweep):
     said = tlmtl(["train", "strategy=from_scratch", f"output.root={small_disk}", *sweep, *SHORT], tmp_path)

@@ -9,7 +9,7 @@ from tlmtl import files, identity
 from tlmtl.config import Config
 from tlmtl.errors import ConfigError
 from tlmtl.job import Result, execute
-from tlmtl.pretrain import with_source
+from tlmtl.pretrain import check, with_source
 from tlmtl.progress import choose
 from tlmtl.results import RunFolder, find_interrupted, new_folder, new_run_id
 
@@ -27,10 +27,11 @@ def run(cfg: DictConfig) -> Result:
         cfg, path = resumed(cfg)
     else:
         path = None
+    check(cfg)  # what is wrong is told before anything is trained or written
     key = identity.config_hash(cfg)
-    runs = files.make_folder(Path(cfg.output.root) / "runs", "output.root")
     strategy = cfg.composed.choices.get("strategy", "run")
     cfg = with_source(cfg)
+    runs = files.make_folder(Path(cfg.output.root) / "runs", "output.root")
     run_id = new_run_id(strategy, key)
     path = path or find_interrupted(runs, key)
     if path:

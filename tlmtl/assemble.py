@@ -93,7 +93,8 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
             "Nothing trains: every parameter is frozen by 'strategy.rules', or thaws after the run's end."
         )
     groups.schedule(0, units.total, units)  # a wrong warm-up is told here
-    keywords(cfg.optimizer, "optimizer", "optimizer", allow)
+    target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
+    groups.optimizer(target, **settings)
     return Assembly(cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model)
 
 
@@ -101,7 +102,6 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
     """Place the objects on the machine and make what the loop takes."""
     cfg, units = parts.cfg, parts.units
     train = cfg.train
-    target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", list(cfg.allow))
     machine.place(parts.model)
     for module in (*parts.terms.values(), parts.weighting, parts.source_model):
         if module is not None:
@@ -121,7 +121,7 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
         weighting=parts.weighting,
         terms=parts.terms,
         groups=parts.groups,
-        optimizer=parts.groups.optimizer(target, **settings),
+        optimizer=parts.groups.made,
         total=units.total,
         steps_per_epoch=units.steps_per_epoch,
         batch_size=train.batch_size,

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tlmtl.errors import ConfigError, TlmtlError, nearest
+from tlmtl.errors import ConfigError, nearest
 from tlmtl.presets import GROUP_NAMES, packaged_folder, presets, user_folder
 
 # Flags of Hydra's that take a value; `--info` may.
@@ -103,11 +103,8 @@ def _one(cfg: Any, said: list[str], failed: list[Exception]) -> None:
     try:
         composed = composition.finish(composition.with_hydra_node(cfg, HydraConfig.get()), said)
         from tlmtl import api
-        from tlmtl.assemble import assemble
         from tlmtl.compare import table
 
-        if not composed.resume:
-            assemble(composed, with_source=False)  # what is wrong is told before anything is trained or written
         result = api.run(composed)
         table.show(result.rows)
         print(f"Everything about this run is in {result.folder}")
@@ -152,7 +149,7 @@ def complete(words: list[str]) -> int:
     if typed[1] != "train":
         return 0
     os.environ["COMP_LINE"] = " ".join([typed[0], *typed[2:]]) + (" " if line.endswith(" ") else "")
-    with contextlib.suppress(TlmtlError, Exception), contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: PTH123
+    with contextlib.suppress(Exception), contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: PTH123
         return train(words)
     return 0
 
@@ -170,4 +167,5 @@ class _Console(logging.Handler):
     """Writes to what standard error is at the time: a notebook, a test or a progress bar may have replaced it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr)
+        if not getattr(record, "file_only", False):  # a run's error reaches the user as the command's own message
+            print(record.getMessage(), file=sys.stderr)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tlmtl.errors import ConfigError, TlmtlError
 
+# What torch and safetensors say when a file cannot be written.
+FULL_DISK = ("No space left", "os error 28", "PytorchStreamWriter", "file write failed", "inline_container")
+
 
 class DiskError(TlmtlError):
     """The disk is full or a file cannot be written; what was there before is still there."""
@@ -68,9 +71,7 @@ def disk_errors() -> Iterator[None]:
             raise DiskError(f"Could not write {error.filename or 'a file'}: {error.strerror}.") from error
         raise
     except RuntimeError as error:  # torch and safetensors wrap the system's error in their own
-        if any(
-            word in str(error) for word in ("No space left", "os error 28", "PytorchStreamWriter", "file write failed")
-        ):
+        if any(word in str(error) for word in FULL_DISK):
             raise DiskError(f"Could not write a checkpoint or model, the disk may be full: {error}.") from error
         raise
 

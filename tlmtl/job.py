@@ -207,7 +207,7 @@ def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException)
     first = (str(error) or type(error).__name__).splitlines()[0]
     text = first if isinstance(error, TlmtlError) else f"{type(error).__name__}: {first}"
     if not interrupted:
-        log.error("%s", text, exc_info=not isinstance(error, TlmtlError))
+        log.error("%s", text, exc_info=not isinstance(error, TlmtlError), extra={"file_only": True})
     try:
         folder.update(status=status, error=None if interrupted else text)
         rows = [

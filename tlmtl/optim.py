@@ -142,7 +142,10 @@ class Groups:
             for g in self.groups
         ]
         self.lr = lr
-        self.made = make(groups, lr=lr, **settings)
+        try:
+            self.made = make(groups, lr=lr, **settings)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"'optimizer' cannot be built: {error} (torch.optim.{make.__name__}).") from error
         return self.made
 
     def begin(self, step: int, first: bool = False) -> float:

@@ -9,8 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 import tlmtl
 from tlmtl import files, identity
+from tlmtl.assemble import Assembly, assemble
 from tlmtl.config import Config, check_dataset
 from tlmtl.data.dataset import load
+from tlmtl.errors import ConfigError
 from tlmtl.job import execute
 from tlmtl.progress import choose
 from tlmtl.results import RunFolder, new_run_id
@@ -39,6 +41,20 @@ def with_source(cfg: DictConfig) -> DictConfig:
     ready = cfg.copy()
     OmegaConf.update(ready, "source.path", str(path), force_add=True)
     return ready
+
+
+def check(cfg: DictConfig) -> Assembly:
+    """Build what `cfg` names, and what its source's pre-training would, without training anything.
+
+    Raises ConfigError for what is wrong with either.
+    """
+    parts = assemble(cfg, with_source=False)
+    if "dataset" in cfg.source and identity.needs_source(cfg):
+        try:
+            assemble(source_config(cfg), with_source=False)
+        except ConfigError as error:
+            raise ConfigError(f"In the pre-training of the source (keys under 'source.'): {error}") from error
+    return parts
 
 
 def source_config(cfg: DictConfig) -> DictConfig:

@@ -36,7 +36,9 @@ class TlmtlLauncher(Launcher):
         varied = _varied([list(overrides) for overrides in job_overrides])
         labels = [" ".join(item.lstrip("+") for item in job if _key(item) in varied) for job in job_overrides]
         failed = run_sweep(plan_sweep(configs, labels, varied))
-        return [_returned(list(overrides), failed) for overrides in job_overrides]
+        if failed:
+            raise SystemExit(1)  # every run has had its turn, and what failed has been said
+        return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
 
 
 def _key(override: str) -> str:
@@ -47,14 +49,6 @@ def _varied(jobs: list[list[str]]) -> list[str]:
     """The keys that were swept: Hydra hands every override to every job."""
     keys = [_key(item) for item in jobs[0]] if jobs else []
     return [key for i, key in enumerate(keys) if len({job[i] for job in jobs}) > 1]
-
-
-def _returned(overrides: list[str], failed: bool) -> JobReturn:
-    job = JobReturn()
-    job.overrides = overrides
-    job.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
-    job._return_value = SystemExit(1) if failed else None  # Hydra raises it: exit code 1 without a traceback
-    return job
 
 
 TlmtlLauncher.__module__ = "hydra_plugins.tlmtl"

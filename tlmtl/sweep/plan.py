@@ -12,7 +12,7 @@ import tlmtl
 from tlmtl import files, identity
 from tlmtl.assemble import Assembly, assemble
 from tlmtl.errors import ConfigError
-from tlmtl.pretrain import with_source
+from tlmtl.pretrain import check, with_source
 from tlmtl.results import RunFolder, new_run_id
 
 log = logging.getLogger("tlmtl")
@@ -94,7 +94,7 @@ def _check(cfg: DictConfig, label: str, seen: dict[str, Assembly], with_sources:
     group = identity.group_id(cfg)
     if group not in seen:
         try:
-            seen[group] = assemble(cfg, with_sources)
+            seen[group] = assemble(cfg) if with_sources else check(cfg)
         except ConfigError as error:
             raise _named(error, label) from error
     return seen[group]
