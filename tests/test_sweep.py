@@ -101,7 +101,10 @@ def test_a_command_that_grew_runs_what_is_new_and_stale_runs_again(whole):
     record.write_text(json.dumps({**json.loads(record.read_text()), "tlmtl": "0.0.0"}))
     done = tlmtl(grown, cwd)
     assert "is stale: tlmtl's version changed (0.0.0" in done.stderr and "1 to do, 8 there already" in done.stderr
-    assert "6 to do" not in tlmtl(SWEEP, cwd).stderr and len(rows(cwd)) == 6  # its table shows just its own jobs
+    fewer = tlmtl(SWEEP, cwd)
+    assert "0 to do, 6 there already" in fewer.stderr
+    assert len(rows(cwd)) == 9  # the file keeps the rows of all the sweep's runs, the table shows this command's
+    assert "  2  " in fewer.stdout and "  3  " not in fewer.stdout
     assert more != grown
 
 

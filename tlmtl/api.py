@@ -30,8 +30,8 @@ def run(cfg: DictConfig) -> Result:
     check(cfg)  # what is wrong is told before anything is trained or written
     key = identity.config_hash(cfg)
     strategy = cfg.composed.choices.get("strategy", "run")
-    cfg = with_source(cfg)
     runs = files.make_folder(Path(cfg.output.root) / "runs", "output.root")
+    cfg = with_source(cfg)
     run_id = new_run_id(strategy, key)
     path = path or find_interrupted(runs, key)
     if path:

@@ -56,7 +56,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     hardware.check(cfg.hardware)
     allow = list(cfg.allow)
     data = load(cfg.dataset, cfg.tasks, allow)
-    encoder: Encoder = _seeded(cfg, "backbone", lambda: build(cfg.model, "model", allow=allow, channels=data.channels))
+    encoder = _encoder(cfg, data.channels)
     terms = {n: _seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
     check_layers(encoder.blocks, layers_of(list(terms.values())))
     source = _source(cfg, encoder, with_source)
@@ -88,10 +88,8 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     for name, term in terms.items():
         _seeded(cfg, f"setup/{name}", lambda term=term: term.setup(context))
     groups = Groups(model, rules, build(cfg.schedule, "schedule", allow=allow), units, [*terms.values(), weighting])
-    if not groups.groups:
-        raise ConfigError(
-            "Nothing trains: every parameter is frozen by 'strategy.rules', or thaws after the run's end."
-        )
+    if not any(group["start"] == 0 for group in groups.groups):
+        raise ConfigError("Nothing trains: every parameter is frozen by 'strategy.rules' at the start of the run.")
     groups.schedule(0, units.total, units)  # a wrong warm-up is told here
     target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     groups.optimizer(target, **settings)
@@ -138,6 +136,18 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
         patience=None if patience is None else units.steps(patience, "train.early_stopping"),
         ema=ema,
     )
+
+
+def _encoder(cfg: DictConfig, channels: int) -> Encoder:
+    """The backbone. What its library refuses (an image too small for its strides, say) is the config's fault."""
+    size = cfg.model.get("image_size")
+    if isinstance(size, int) and size < 1:
+        raise ConfigError(f"'model.image_size' should be 1 or more, or null for the weights' own. Found {size}.")
+    allow = list(cfg.allow)
+    try:
+        return _seeded(cfg, "backbone", lambda: build(cfg.model, "model", allow=allow, channels=channels))
+    except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(f"'model' cannot be built as it is set: {str(error).splitlines()[0]}") from error
 
 
 def _units(cfg: DictConfig, examples: int) -> Units:

@@ -83,6 +83,14 @@ def _check_flags(args: Any) -> None:
             "--config-path and --experimental-rerun are not supported: --config-dir DIR adds configs of your own, "
             "resume=FOLDER goes on with a run."
         )
+    keys = [item.split("=")[0].lstrip("+") for item in args.overrides]
+    if "resume" in keys:
+        others = [key for key in keys if key.split(".")[0] not in ("resume", "output", "progress", "allow", "hydra")]
+        if args.multirun or others:
+            raise ConfigError(
+                "resume=FOLDER goes on with that folder's own config, so nothing else can be set. "
+                f"Found {', '.join(others) or '-m'}."
+            )
     if args.resolve and not args.cfg:
         raise ConfigError("--resolve goes with --cfg: `tlmtl train --cfg job --resolve`.")
     if args.multirun and (args.cfg or args.info):

@@ -43,6 +43,7 @@ def register() -> None:
     """Make Hydra know this program's search path and launcher. Call before Hydra is initialised."""
     from tlmtl.sweep import launcher
 
+    _leaves_of_choices.cache_clear()  # another working folder may hold other configs
     Plugins.instance().register(UserConfigs)
     launcher.register(finish)
 
@@ -130,9 +131,9 @@ def leaves(cfg: DictConfig) -> dict[str, Any]:
 
 def _is_setting(key: str) -> bool:
     """Whether a change of `key` belongs into the column `overrides`: it can change the result and no column shows it."""
-    return key not in SHOWN and key.split(".")[0] not in (
+    return key == "hardware.deterministic" or (key not in SHOWN and key.split(".")[0] not in (
         "output", "sweep", "resume", "progress", "hardware", "allow", "composed",
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _text(value: Any) -> str:

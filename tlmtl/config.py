@@ -77,8 +77,8 @@ def merge_schema(cfg: DictConfig) -> DictConfig:
 
 
 def check_seed(value: int, where: str) -> None:
-    if value < 0:
-        raise ConfigError(f"'{where}' should be 0 or more. Found {value}.")
+    if not 0 <= value < 2**63:
+        raise ConfigError(f"'{where}' should be 0 or more, and below 2**63. Found {value}.")
 
 
 def _where(cfg: DictConfig) -> str:

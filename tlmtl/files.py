@@ -31,6 +31,9 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
+            os.truncate(
+                temporary, 0
+            )  # a writer that failed may hold the file open: its space is wanted now, for the status
             temporary.unlink()
         raise
 
@@ -72,7 +75,8 @@ def disk_errors() -> Iterator[None]:
         raise
     except RuntimeError as error:  # torch and safetensors wrap the system's error in their own
         if any(word in str(error) for word in FULL_DISK):
-            raise DiskError(f"Could not write a checkpoint or model, the disk may be full: {error}.") from error
+            first = str(error).splitlines()[0]
+            raise DiskError(f"Could not write a checkpoint or model. No space left on the device? ({first})") from error
         raise
 
 

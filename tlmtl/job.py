@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
+import tlmtl
 from tlmtl import artifacts, checkpoint, files, hardware, identity, results
 from tlmtl.assemble import Assembly, assemble, setup
 from tlmtl.errors import ConfigError, TlmtlError, TrainingError
@@ -39,12 +40,15 @@ def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None 
     progress = progress or Silent()
     with RunFolder(path) as folder, _log_file(path):
         memory = hardware.PeakMemory()
-        run_id = folder.record.get("run_id") or run_id
+        run_id, former = folder.record.get("run_id") or run_id, folder.record.get("status")
+        folder.tidy()
         try:
             with files.disk_errors():
                 return _execute(cfg, folder, run_id, progress, memory)
         except BaseException as error:
-            _mark(cfg, folder, run_id, error)
+            begun = former in ("running", "interrupted") and folder.checkpoint.exists()
+            # A run that cannot go on now (its data are away, say) can go on later: it stays interrupted.
+            _mark(cfg, folder, run_id, error, interrupted=begun and isinstance(error, ConfigError))
             raise
         finally:
             progress.close()
@@ -53,6 +57,7 @@ def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None 
 def _execute(
     cfg: DictConfig, folder: RunFolder, run_id: str, progress: Progress, memory: hardware.PeakMemory
 ) -> nn.Module:
+    (folder.path / "results.csv").unlink(missing_ok=True)  # rows of an earlier attempt
     folder.update(
         run_id=run_id,
         status="running",
@@ -67,10 +72,18 @@ def _execute(
     log.info("%s", _opening(parts, machine))
     made = setup(parts, machine)
     # How a run starts, in this order: from its own checkpoint, else from the source, else from random parameters.
-    state = _restore(folder, made) or State()
+    belongs = {**_hashes(parts), "config_hash": folder.record.get("config_hash"), "tlmtl": tlmtl.__version__}
+    state = _restore(folder, made, belongs) or State()
     checkpoint.seed_everything(cfg.seed) if state.step == 0 else None
     progress.start(made.total, state.step)
-    fit(made, state, Recorder(folder, made, progress))
+    try:
+        fit(made, state, Recorder(folder, made, progress, belongs))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "Batch norm cannot train on a batch of one example here: train.batch_size=2 or more."
+        ) from error
     if not state.best_model:
         raise TrainingError(
             "The loss on validation was never finite, so there is no best model. Try a smaller optimizer.lr."
@@ -82,8 +95,8 @@ def _execute(
 class Recorder(Watch):
     """Writes down what a loop does: history, checkpoints, progress."""
 
-    def __init__(self, folder: RunFolder, made: Setup, progress: Progress) -> None:
-        self.folder, self.made, self.progress = folder, made, progress
+    def __init__(self, folder: RunFolder, made: Setup, progress: Progress, belongs: dict[str, Any]) -> None:
+        self.folder, self.made, self.progress, self.belongs = folder, made, progress, belongs
 
     def stepped(self, state: State, losses: Mapping[str, float]) -> None:
         self.progress.step(state.step, losses)
@@ -94,7 +107,7 @@ class Recorder(Watch):
     def save(self, state: State) -> None:
         self.folder.checkpoint.parent.mkdir(exist_ok=True)
         modules = {name: module.state_dict() for name, module in _modules(self.made).items()}
-        checkpoint.save(self.folder.checkpoint, {"modules": modules, "state": vars(state)})
+        checkpoint.save(self.folder.checkpoint, {"modules": modules, "state": vars(state), "belongs": self.belongs})
         self.folder.write_history(state.history)
 
 
@@ -104,11 +117,24 @@ def _modules(made: Setup) -> dict[str, Any]:
     return found if made.ema is None else {**found, "ema": made.ema}
 
 
-def _restore(folder: RunFolder, made: Setup) -> State | None:
+def _hashes(parts: Assembly) -> dict[str, Any]:
+    return {
+        "source_hash": parts.source.hash if parts.source else None,
+        "data_hash": parts.data.hash,
+        "subset_hash": parts.data.subset_hash,
+    }
+
+
+def _restore(folder: RunFolder, made: Setup, belongs: dict[str, Any]) -> State | None:
+    """The state in the run's checkpoint, put back; None where there is none of this very data, source and program."""
     saved = checkpoint.load(folder.checkpoint)
     if saved is None:
         if folder.checkpoint.exists():
             log.warning("The checkpoint cannot be read: starting from the beginning.")
+        return None
+    changed = [name for name, value in belongs.items() if saved["belongs"].get(name) != value]
+    if changed:
+        log.warning("The checkpoint was made with another %s: starting from the beginning.", ", ".join(changed))
         return None
     for name, module in _modules(made).items():
         module.load_state_dict(saved["modules"][name])
@@ -151,12 +177,7 @@ def _finish(
         "parameters": sum(p.numel() for p in model.parameters()),
         "parameters_trained": trained,
     }
-    hashes = {
-        "source_hash": parts.source.hash if parts.source else None,
-        "data_hash": parts.data.hash,
-        "subset_hash": parts.data.subset_hash,
-        "skipped": parts.data.examples.skipped,
-    }
+    hashes = {**_hashes(parts), "skipped": parts.data.examples.skipped}
     shared = {**machine.plan, **costs, **hashes, **results.provenance()}
     rows = []
     for name, task in made.tasks.items():
@@ -200,9 +221,9 @@ def _row(cfg: DictConfig, folder: RunFolder, run_id: str, status: str, error: st
     }
 
 
-def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException) -> None:
+def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException, interrupted: bool = False) -> None:
     """Leave a row that says why the run is not done, as well as the disk lets us."""
-    interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+    interrupted = interrupted or isinstance(error, KeyboardInterrupt | SystemExit)
     status = "interrupted" if interrupted else "failed"
     first = (str(error) or type(error).__name__).splitlines()[0]
     text = first if isinstance(error, TlmtlError) else f"{type(error).__name__}: {first}"
@@ -222,7 +243,8 @@ def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException)
 def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:
     """The failed row of a run whose process could not write it any more."""
     with RunFolder(path) as folder:
-        _mark(cfg, folder, folder.record.get("run_id") or run_id, TlmtlError(reason))
+        if folder.record.get("status") != "done":  # another process may have finished it in between
+            _mark(cfg, folder, folder.record.get("run_id") or run_id, TlmtlError(reason))
 
 
 def _opening(parts: Assembly, machine: hardware.Machine) -> str:

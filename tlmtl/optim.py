@@ -71,6 +71,9 @@ class Cosine(Schedule):
     warmup: Any = "0%"
     end: float = 0.0
 
+    def __post_init__(self) -> None:
+        _not_negative(end=self.end)
+
     def __call__(self, step: int, total: int, units: Units) -> float:
         warmup = units.steps(self.warmup, "schedule.warmup", of=total)
         if step < warmup:
@@ -89,11 +92,20 @@ class OneCycle(Schedule):
     start: float = 0.04
     end: float = 1e-4
 
+    def __post_init__(self) -> None:
+        _not_negative(start=self.start, end=self.end)
+
     def __call__(self, step: int, total: int, units: Units) -> float:
         peak = max(0, units.steps(self.warmup, "schedule.warmup", of=total) - 1)  # the last step of the warm-up
         if step < peak:
             return _half_cosine(self.start, 1.0, step / peak)
         return _half_cosine(1.0, self.end, (step - peak) / max(1, total - 1 - peak))
+
+
+def _not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not value >= 0:
+            raise ConfigError(f"'schedule.{name}' should be a factor of 0 or more. Found {value}.")
 
 
 def _half_cosine(first: float, last: float, progress: float) -> float:

@@ -75,12 +75,16 @@ class Lines:
 
     def step(self, step: int, losses: Mapping[str, float]) -> None:
         self.losses = losses
+        if time.monotonic() - self.told > 6 * self.every:
+            self._print(step, "")
 
     def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         if time.monotonic() - self.told > self.every or step == self.total:
-            self.told = time.monotonic()
-            loss = sum(self.losses.values())
-            print(f"{self.label}: step {step}/{self.total}, loss {loss:.3f}, val {summary(metrics)}", file=sys.stderr)
+            self._print(step, f", val {summary(metrics)}")
+
+    def _print(self, step: int, more: str) -> None:
+        self.told = time.monotonic()
+        print(f"{self.label}: step {step}/{self.total}, loss {sum(self.losses.values()):.3f}{more}", file=sys.stderr)
 
     def close(self) -> None: ...
 
@@ -101,6 +105,7 @@ class Messages:
 
     def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         self.metric = summary(metrics)
+        self._tell(step)
 
     def _tell(self, step: int) -> None:
         self.told = time.monotonic()

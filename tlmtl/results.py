@@ -5,6 +5,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,9 +74,12 @@ class RunFolder:
         files.write_text(self.path / "history.csv", _csv(HISTORY, history))
 
     def remove_checkpoint(self) -> None:
-        self.checkpoint.unlink(missing_ok=True)
-        if self.checkpoint.parent.is_dir() and not any(self.checkpoint.parent.iterdir()):
-            self.checkpoint.parent.rmdir()
+        shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what a kill in the middle of a write left behind; call while the lock is held."""
+        for path in [*self.path.glob(".*.*"), *self.checkpoint.parent.glob(".*.*")]:
+            path.unlink(missing_ok=True)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

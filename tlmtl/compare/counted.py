@@ -2,11 +2,30 @@
 
 import pandas as pd
 
+# Runs that agree in all of these are one run made twice. A config alone does not say what was in a folder of images.
+SAME = ["config_hash", "task", "data_hash", "source_hash", "tlmtl", "device"]
+
+
+def apart(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """`rows` with a group of its own for each data set and device that one `group_id` was run on, and a note on it."""
+    notes = []
+    for name in ("data_hash", "device"):
+        if name in rows:
+            several = rows.groupby("group_id")[name].transform("nunique") > 1
+            if several.any():
+                rows = rows.assign(
+                    group_id=rows["group_id"].where(~several, rows["group_id"] + " " + rows[name].fillna(""))
+                )
+                notes.append(
+                    f"Runs of one config on different {name.replace('_hash', '')} are not repeats: kept apart by {name}."
+                )
+    return rows, notes
+
 
 def newest(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """One run per config: the newest that finished, else the newest. `rows` come sorted by run_id, so by time."""
     done = rows["status"] == "done"
-    finished = rows[done].drop_duplicates(["config_hash", "task"], keep="last")
+    finished = rows[done].drop_duplicates([name for name in SAME if name in rows], keep="last")
     others = rows[~done].drop_duplicates(["config_hash", "task"], keep="last")
     others = others[~others["config_hash"].isin(finished["config_hash"])]
     kept = pd.concat([finished, others]).sort_index()

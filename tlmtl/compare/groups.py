@@ -32,7 +32,7 @@ class Summary:
         shown = [name for name in self.settings if name in self.over or _differs(self.groups, name)]
         if "kind" in shown and self.groups.groupby(choice.TASK, dropna=False)["kind"].nunique().max() <= 1:
             shown.remove("kind")  # follows from the task
-        for more in ([name for name in columns.PLAN if name != "fused_with"], ["group_id"]):
+        for more in ([name for name in columns.PLAN if name != "fused_with"], ["data_hash"], ["group_id"]):
             if self.groups.duplicated(["task", *shown]).any():  # else two rows of the table would look alike
                 shown += [name for name in more if name in self.groups and _differs(self.groups, name)]
         if not shown and "strategy" in self.settings:
@@ -64,6 +64,8 @@ def summarise(rows: pd.DataFrame, metric: str | None = None, over: list[str] | t
     over = [_chosen(key, settings) for key in over]
     rows = rows.sort_values(["run_id", "task"], kind="stable", ignore_index=True)  # means equal to the bit
     rows, notes = counted.newest(rows)
+    rows, more = counted.apart(rows)
+    notes += more
     done = rows["status"] == "done"
     notes += counted.unfinished(rows[~done])
     finished, more = metrics.choose(rows[done], metric)

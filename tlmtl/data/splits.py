@@ -105,7 +105,9 @@ def subset(
             count = max(1, round(label_fraction * len(group)))
         else:
             count = labels_per_class
-        if not 1 <= count <= len(group):
+        if count < 1:
+            raise ConfigError(f"'dataset.labels_per_class' should be 1 or more, or null for all. Found {count}.")
+        if count > len(group):
             name = _name(number, names)
             raise ConfigError(
                 f"'dataset.labels_per_class' is {count}, but class '{name}' has {len(group)} training examples. "

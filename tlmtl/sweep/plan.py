@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 import tlmtl
 from tlmtl import files, identity
-from tlmtl.assemble import Assembly, assemble
+from tlmtl.assemble import assemble
 from tlmtl.errors import ConfigError
 from tlmtl.pretrain import check, with_source
 from tlmtl.results import RunFolder, new_run_id
@@ -36,9 +37,19 @@ class Job:
         return new_run_id(str(self.cfg.composed.choices.get("strategy", "run")), self.key)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What is kept of a job's objects once they were found to be right: the objects themselves may be large."""
+
+    threads: int
+    data_hash: str
+    source_hash: str | None
+
+
 @dataclass
 class Sweep:
     folder: Path
+    lock: FileLock  # held until the process ends: two that are told to do the same do it one after the other
     jobs: list[Job] = field(default_factory=list)
 
     @property
@@ -73,30 +84,37 @@ def plan_sweep(configs: Sequence[DictConfig], labels: Sequence[str], swept: list
             len(same),
             "; ".join(same[:3]) + (" ..." if same[3:] else ""),
         )
-    checked: dict[str, Assembly] = {}  # by group: repeats differ in nothing that could be wrong
+    checked: dict[str, Checked] = {}  # by group: repeats differ in nothing that could be wrong
     for cfg, label in unique.values():
         _check(cfg, label, checked, with_sources=False)
     first = configs[0]
     folder = Path(first.output.root) / "sweeps" / (first.sweep.name or identity.sweep_name(first, swept))
     files.make_folder(folder, "output.root")
     files.link(folder.parent / "latest", folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("Another process is at work on this sweep (%s): waiting until it has ended.", folder)
+        lock.acquire()
     sources: dict[str, str | None] = {}
-    ready: dict[str, Assembly] = {}
+    ready: dict[str, Checked] = {}
     jobs = []
     for key, (cfg, label) in unique.items():
         cfg = _sourced(cfg, sources)
-        parts = _check(cfg, label, ready, with_sources=True)
-        jobs.append(Job(cfg, label or "run", key, folder / key, parts.threads, _reason(folder / key, cfg, parts)))
-    return Sweep(folder, jobs)
+        found = _check(cfg, label, ready, with_sources=True)
+        jobs.append(Job(cfg, label or "run", key, folder / key, found.threads, _reason(folder / key, found)))
+    return Sweep(folder, lock, jobs)
 
 
-def _check(cfg: DictConfig, label: str, seen: dict[str, Assembly], with_sources: bool) -> Assembly:
+def _check(cfg: DictConfig, label: str, seen: dict[str, Checked], with_sources: bool) -> Checked:
     group = identity.group_id(cfg)
     if group not in seen:
         try:
-            seen[group] = assemble(cfg) if with_sources else check(cfg)
+            parts = assemble(cfg) if with_sources else check(cfg)
         except ConfigError as error:
             raise _named(error, label) from error
+        seen[group] = Checked(parts.threads, parts.data.hash, parts.source.hash if parts.source else None)
     return seen[group]
 
 
@@ -113,20 +131,20 @@ def _sourced(cfg: DictConfig, known: dict[str, str | None]) -> DictConfig:
     return ready
 
 
-def _reason(folder: Path, cfg: DictConfig, parts: Assembly) -> str:
+def _reason(folder: Path, now: Checked) -> str:
     """Why the run in `folder` is to be made, or "" when config, data, source and program agree with what is there."""
     record = RunFolder(folder).record
     status = record.get("status")
     if status != "done":
         return {None: "missing", "failed": "failed before"}.get(status, "interrupted")
-    hashes, source = record.get("hashes", {}), parts.source.hash if parts.source else None
-    for what, found, now in (
+    hashes = record.get("hashes", {})
+    for what, then, wanted in (
         ("tlmtl's version", record.get("tlmtl"), tlmtl.__version__),
-        ("the data", hashes.get("data_hash"), parts.data.hash),
-        ("the source parameters", hashes.get("source_hash"), source),
+        ("the data", hashes.get("data_hash"), now.data_hash),
+        ("the source parameters", hashes.get("source_hash"), now.source_hash),
     ):
-        if found != now:
-            log.info("%s is stale: %s changed (%s, now %s); it is run again.", folder.name, what, found, now)
+        if then != wanted:
+            log.info("%s is stale: %s changed (%s, now %s); it is run again.", folder.name, what, then, wanted)
             return "stale"
     return "" if (folder / "results.csv").is_file() else "missing"
 

@@ -38,13 +38,15 @@ def run_sweep(sweep: Sweep) -> bool:
     try:
         if missing:
             workers = _workers(missing)
-            with board(missing, sweep.jobs[0].cfg.progress) as shown:
-                _run(missing, workers, shown)
+            with board(missing, sweep.jobs[0].cfg.progress) as live:
+                _run(missing, workers, live)
     finally:
         rows = collect(sweep)
     import pandas as pd
 
-    table.show(pd.read_csv(sweep.folder / "results.csv"))
+    if rows:
+        shown = pd.read_csv(sweep.folder / "results.csv")
+        table.show(shown[shown["config_hash"].isin([item.key for item in sweep.jobs])])
     print(f"{len(rows)} row(s) in {sweep.folder / 'results.csv'}")
     failed = [item for item in sweep.jobs if item.state == "failed"]
     for item in failed:
@@ -53,8 +55,10 @@ def run_sweep(sweep: Sweep) -> bool:
 
 
 def collect(sweep: Sweep) -> list[dict[str, str]]:
-    """The rows of this command's jobs, from their folders, into the sweep's own results.csv."""
-    rows = [row for item in sweep.jobs if (p := item.folder / "results.csv").is_file() for row in results.read_rows(p)]
+    """The rows of all the sweep's runs, from their folders, into its own results.csv; this command's jobs come first."""
+    mine = [item.folder for item in sweep.jobs]
+    others = sorted(path.parent for path in sweep.folder.glob("*/run.json") if path.parent not in mine)
+    rows = [row for path in [*mine, *others] if (p := path / "results.csv").is_file() for row in results.read_rows(p)]
     if rows:
         results.write_rows(sweep.folder / "results.csv", rows)
     return rows
