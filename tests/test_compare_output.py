@@ -288,3 +288,14 @@ def test_no_run_finished(tmp_path, capsys):
         "1 row not averaged: 1 failed.",
         "20260101-000000_linear_probe_0.01___0: out of memory",
     ]
+
+
+def test_one_config_on_other_data_is_no_repeat(tmp_path, capsys):
+    """`dataset.root=imgs` in two folders is one config and two experiments."""
+    here = [row(seed=seed, test=0.9, data_hash="aaa", run_id=f"1_{seed}") for seed in (0, 1)]
+    there = [row(seed=seed, test=0.5, data_hash="bbb", run_id=f"2_{seed}") for seed in (0, 1)]
+    write(tmp_path / "here", here), write(tmp_path / "there", there)
+    assert command.main([str(tmp_path / "here"), str(tmp_path / "there")]) == 0
+    said = capsys.readouterr().out
+    assert "aaa" in said and "bbb" in said and "0.9000" in said and "0.5000" in said
+    assert "kept apart by data_hash" in said and "left out" not in said

@@ -105,3 +105,44 @@ def test_an_unreadable_checkpoint_means_starting_again(tmp_path):
     job.execute(cfg, tmp_path / "broken", "broken")
     assert "cannot be read: starting from the beginning" in (tmp_path / "broken/log.txt").read_text()
     assert decided(tmp_path / "broken") == decided(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_other_data_is_not_gone_on_with(tmp_path):
+    """The same config, but the folder's files changed between the kill and the second try."""
+    import numpy as np
+    from PIL import Image
+
+    def fill(swapped: bool) -> None:
+        for name, value in (("dark", 40), ("light", 200)):
+            place = tmp_path / "images" / name
+            place.mkdir(parents=True, exist_ok=True)
+            for i in range(12):
+                pixels = np.full((16, 16), 240 - value if swapped else value, np.uint8)
+                pixels[0, i] = 0
+                Image.fromarray(pixels).save(place / f"{i}.png")
+
+    fill(swapped=False)
+    words = [
+        "dataset=folder",
+        f"dataset.root={tmp_path / 'images'}",
+        "strategy=from_scratch",
+        *QUICK,
+        "train.epochs=12",
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        job.execute(tlmtl.compose(words), tmp_path / "run", "run", StopAt(8))
+    fill(swapped=True)
+    job.execute(tlmtl.compose(words), tmp_path / "run", "run")
+    said = (tmp_path / "run/log.txt").read_text()
+    assert "The checkpoint was made with another data_hash, subset_hash: starting from the beginning" in said
+    job.execute(tlmtl.compose(words), tmp_path / "fresh", "fresh")
+    assert decided(tmp_path / "run") == decided(tmp_path / "fresh")
+
+
+def test_resume_takes_nothing_beside_it(tmp_path, monkeypatch, capsys):
+    from tlmtl import cli
+
+    monkeypatch.chdir(tmp_path)
+    for words, found in ((["seed=4"], "Found seed"), (["-m"], "Found -m")):
+        assert cli.main(["train", "resume=outputs/runs/latest", *words]) == 2
+        assert found in capsys.readouterr().err

@@ -190,3 +190,15 @@ def test_a_sweep_forwards_ctrl_c_once(tmp_path):
     assert "Traceback" not in errors and "goes on where it stopped" in errors
     statuses = {json.loads(path.read_text())["status"] for path in tmp_path.glob("outputs/sweeps/*/*/run.json")}
     assert statuses == {"interrupted"}
+
+
+def test_two_identical_sweeps_at_once_run_everything_once(tmp_path):
+    words = [*TLMTL, *SWEEP, "train.batch_size=16"]
+    both = [
+        subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    errors = sorted((text for _, text in said), key=lambda text: "waiting until it has ended" in text)
+    assert "6 to do, 0 there already" in errors[0] and "0 to do, 6 there already" in errors[1]
+    assert len(rows(tmp_path)) == 6 and {row["status"] for row in rows(tmp_path)} == {"done"}
