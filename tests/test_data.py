@@ -178,3 +178,18 @@ def test_a_task_without_labels_in_a_part_is_left_out():
     assert part.mask["a"].tolist() == [True, False] and list(part.targets) == ["a", "b"]
     assert [list(piece.targets) for piece in part.chunks(2)] == [["a", "b"], ["b"]]
     assert [piece.index.tolist() for piece in part.chunks(9)] == [[3], [1]]
+
+
+def test_folders_inside_class_folders_are_told(tmp_path):
+    from PIL import Image
+
+    from tlmtl.data.folder import folder
+
+    for name in ("a", "b", "a/inner"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        for i in range(3):
+            Image.new("L", (8, 8), i).save(tmp_path / name / f"{i}.png")
+    found = folder(str(tmp_path))
+    assert len(found) == 6 and found.notes == [
+        f"Passed over: 1 folder(s) inside the folders of classes, such as {tmp_path / 'a/inner'}."
+    ]

@@ -146,3 +146,8 @@ def test_resume_takes_nothing_beside_it(tmp_path, monkeypatch, capsys):
     for words, found in ((["seed=4"], "Found seed"), (["-m"], "Found -m")):
         assert cli.main(["train", "resume=outputs/runs/latest", *words]) == 2
         assert found in capsys.readouterr().err
+
+
+def test_a_row_names_the_optimizer_that_ran(tmp_path):
+    job.execute(compose("strategy=linear_probe", "optimizer._target_=torch.optim.RAdam"), tmp_path / "run", "run")
+    assert decided(tmp_path / "run")[0]["optimizer"] == "RAdam"

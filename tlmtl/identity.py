@@ -79,10 +79,17 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
         "label_fraction": cfg.dataset.get("label_fraction"),
         "epochs": cfg.train.epochs,
         "batch_size": cfg.train.batch_size,
-        "optimizer": choices.get("optimizer"),
+        "optimizer": _optimizer(cfg),
         "lr": cfg.optimizer.get("lr"),
         "weight_decay": cfg.optimizer.get("weight_decay"),
     }
+
+
+def _optimizer(cfg: DictConfig) -> str | None:
+    """The preset's name, or the class that the command line named in its place."""
+    if any(item.startswith("optimizer._target_=") for item in cfg.composed.overrides):
+        return str(cfg.optimizer["_target_"]).rsplit(".", 1)[-1]
+    return cfg.composed.choices.get("optimizer")
 
 
 def _resolved(raw: Any) -> DictConfig:

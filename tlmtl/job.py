@@ -86,7 +86,8 @@ def _execute(
         ) from error
     if not state.best_model:
         raise TrainingError(
-            "The loss on validation was never finite, so there is no best model. Try a smaller optimizer.lr."
+            "There is no best model: the loss on validation was never finite (try a smaller optimizer.lr), or no validation "
+            "example has a label of a primary task."
         )
     made.model.load_state_dict(state.best_model)
     return _finish(cfg, folder, run_id, parts, machine, made, state, memory)

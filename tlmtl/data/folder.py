@@ -56,6 +56,7 @@ def folder(root: str, on_bad_image: str = "error") -> Examples:
         ids=[path.relative_to(top).as_posix() for path, _, _ in kept],
         split=splits if splits.any() else None,
         skipped=len(found) - len(kept),
+        notes=_passed_over(found),
     )
 
 
@@ -71,6 +72,12 @@ def _files(top: Path) -> list[tuple[Path, str, str]]:
         for path in sorted(entry.iterdir())
         if path.is_file() and not path.name.startswith(".")
     ]
+
+
+def _passed_over(found: list[tuple[Path, str, str]]) -> list[str]:
+    """A note on folders inside the folders of classes, which are not looked into."""
+    inner = [entry for place in sorted({path.parent for path, _, _ in found}) for entry in _folders(place)]
+    return [f"Passed over: {len(inner)} folder(s) inside the folders of classes, such as {inner[0]}."] if inner else []
 
 
 def _folders(top: Path) -> list[Path]:
