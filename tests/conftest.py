@@ -1,5 +1,6 @@
 """What all tests share: one cache for the pre-trained source, one thread, and two ways to call the command line."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -73,7 +74,11 @@ def main(tmp_path, monkeypatch, capfd) -> Iterator[Callable[..., Said]]:
         said = capfd.readouterr()
         return Said(code, said.out, said.err)
 
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # Hydra's handlers outlive the stream that a test captured
     yield call
+    for handler in [h for h in logging.getLogger().handlers if type(h) is logging.StreamHandler]:
+        logging.getLogger().removeHandler(handler)
+    logging.getLogger().setLevel(logging.WARNING)
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]  # the next test may have another module of that name
