@@ -17,7 +17,8 @@ from tlmtl.data.streams import Stream, plan, steps_per_epoch
 from tlmtl.data.two_digits import two_digits
 from tlmtl.errors import ConfigError
 from tlmtl.preprocess import Preprocess
-from tlmtl.tasks import Classification, Regression
+from tlmtl.tasks.classification import Classification
+from tlmtl.tasks.regression import Regression
 
 torch.set_num_threads(1)
 AS_IS = Preprocess(8, None, (0.5,), (0.5,))

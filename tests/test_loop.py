@@ -23,7 +23,8 @@ from tlmtl.models.multitask import HardSharing
 from tlmtl.optim import Constant, Groups, Units
 from tlmtl.preprocess import Preprocess
 from tlmtl.strategies.rules import match, parse_rules
-from tlmtl.tasks import Classification, Regression
+from tlmtl.tasks.classification import Classification
+from tlmtl.tasks.regression import Regression
 from tlmtl.terms.base import Term
 from tlmtl.training import Setup, State, Watch
 from tlmtl.weighting.static import Sum

@@ -26,7 +26,7 @@ from tlmtl.models.torchvision import torchvision_model
 from tlmtl.optim import Constant, Groups, Units
 from tlmtl.presets import packaged_folder, presets
 from tlmtl.strategies.rules import match, parse_rules
-from tlmtl.tasks import Classification
+from tlmtl.tasks.classification import Classification
 from tlmtl.terms.base import Context
 from tlmtl.training import Setup, State, Watch
 from tlmtl.weighting.static import Sum

@@ -13,7 +13,7 @@ from tlmtl.models.encoder import Output
 from tlmtl.models.heads import LinearHead
 from tlmtl.models.multitask import HardSharing
 from tlmtl.models.small_cnn import small_cnn
-from tlmtl.tasks import Classification
+from tlmtl.tasks.classification import Classification
 from tlmtl.terms.base import Context, Step
 from tlmtl.terms.distill_features import DistillFeatures
 from tlmtl.terms.l2_sp import L2SP

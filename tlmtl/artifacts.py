@@ -1,6 +1,7 @@
 """The large files of a run: what the model said (`predictions.parquet`) and the model itself (`model.safetensors`)."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from tlmtl import files
 from tlmtl.data.dataset import Data
@@ -18,32 +19,43 @@ from tlmtl.models.source import SEEN, Source
 
 
 def write_predictions(path: Path, data: Data, predictions: Mapping[str, Predictions]) -> None:
-    """Columns split, id, task, target, output: class scores, or values in the target's own unit.
+    """Columns split, id, task, target, output: scores of classes or labels, or values in the target's own unit.
 
-    A target is a class number or a value; metrics are pure functions of this file.
+    A target is a class number or a value, null where it is missing. A run with a multilabel task has a column `targets`
+    more: a list of 0 and 1, one for each label (null for a label not known; no list where none is), while `target` is
+    null; for tasks of other kinds `targets` is null. Metrics are pure functions of this file.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
+    several = any(target.ndim > 1 for found in predictions.values() for target in found.targets.values())
     tables = []
     for split, found in predictions.items():
         ids = [data.examples.ids[i] for i in data.splits[split]]
         for name, task in data.tasks.items():
-            target = task.own_target(found.targets[name]).double()
-            target[~found.mask[name]] = float("nan")
             output = task.own_unit(found.outputs[name])
-            tables.append(
-                pa.table(
-                    {
-                        "split": pa.array([split] * len(ids)),
-                        "id": pa.array(ids),
-                        "task": pa.array([name] * len(ids)),
-                        "target": pa.array(target.numpy(), from_pandas=True),
-                        "output": pa.array(list(output.numpy()), pa.list_(pa.float32())),
-                    }
-                )
-            )
+            target = _listed(task.own_target(found.targets[name]), found.mask[name])
+            many = found.targets[name].ndim > 1
+            columns = {
+                "split": pa.array([split] * len(ids)),
+                "id": pa.array(ids),
+                "task": pa.array([name] * len(ids)),
+                "target": pa.array([None] * len(ids) if many else target, pa.float64()),
+                "output": pa.array(list(output.numpy()), pa.list_(pa.float32())),
+            }
+            if several:
+                columns["targets"] = pa.array(target if many else [None] * len(ids), pa.list_(pa.float32()))
+            tables.append(pa.table(columns))
     files.write(path, lambda temporary: parquet.write_table(pa.concat_tables(tables), temporary))
+
+
+def _listed(target: Tensor, there: Tensor) -> list[Any]:
+    """Targets (n,) or (n, K) as numbers or lists of them, None for what is missing: there (n,), or NaN for one entry."""
+
+    def known(value: Any) -> Any:
+        return [known(one) for one in value] if isinstance(value, list) else None if math.isnan(value) else value
+
+    return [known(value) if is_there else None for value, is_there in zip(target.tolist(), there.tolist(), strict=True)]
 
 
 def write_model(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tlmtl.data.streams import Stream
-from tlmtl.tasks import Task
+from tlmtl.tasks.base import Task
 
 EVALUATION_BATCH = 256
 

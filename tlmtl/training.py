@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from tlmtl.data.streams import Stream
 from tlmtl.models.encoder import Output
 from tlmtl.optim import Groups
-from tlmtl.tasks import Task
+from tlmtl.tasks.base import Task
 from tlmtl.terms.base import Term
 from tlmtl.weighting.base import Weighting
 

@@ -19,7 +19,8 @@ from tlmtl.data.splits import cut, subset
 from tlmtl.data.streams import Stream
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.preprocess import Preprocess
-from tlmtl.tasks import Task, make_task
+from tlmtl.tasks.base import Task
+from tlmtl.tasks.kinds import make_task
 
 
 @dataclass

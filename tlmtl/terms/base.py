@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tlmtl.data.streams import Part, Stream
 from tlmtl.models.encoder import Encoder, Output
-from tlmtl.tasks import Task
+from tlmtl.tasks.base import Task
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
-from tlmtl.tasks import Task
+from tlmtl.tasks.base import Task
 from tlmtl.weighting.base import Weighting
 
 

@@ -1,0 +1,71 @@
+"""What a task is, whatever its kind. A task sees outputs and targets of its own kind only; nothing else in the program
+looks inside a target."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+
+class Task(Protocol):
+    """One thing to predict. Targets are (n,), for a multilabel task (n, K); `mask` tells which examples have one."""
+
+    name: str
+    kind: str
+    primary: bool
+    weight: float
+    metrics: list[str]  # the first is the main one
+
+    @property
+    def outputs(self) -> int:
+        """Size of the head."""
+        ...
+
+    def encode(self, column: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Targets as the loss takes them, (N,) or (N, K), and which are there: bool (N,)."""
+        ...
+
+    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Mean over the labelled examples: output (n, outputs), target (n,) or (n, K), mask bool (n,) -> scalar.
+
+        Parts of a batch, each weighed by its number of labelled examples, give the loss of the whole. 0 without a label.
+        """
+        ...
+
+    def constant_loss(self, target: Tensor) -> float:
+        """The smallest loss on `target` (n,) or (n, K) that a predictor can reach that says the same for every input."""
+        ...
+
+    def own_unit(self, output: Tensor) -> Tensor:
+        """What is stored as a prediction: scores of classes or labels (before softmax or sigmoid), or values in the
+        target's own unit. (n, outputs)."""
+        ...
+
+    def measure(self, stored: Tensor, target: Tensor) -> dict[str, float]:
+        """The task's metrics from stored predictions (n, outputs) and targets in the target's own unit.
+
+        A metric that these targets do not define is left out.
+        """
+        ...
+
+    def own_target(self, target: Tensor) -> Tensor:
+        """Encoded targets back in the target's own unit."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of the saved model needs to name its outputs; `kinds.task_from` makes a task of it again."""
+        ...
+
+    def explain(self, output: Tensor, top: int = 1) -> dict[str, list]:
+        """Columns of a table for people, each with n entries, by what is to be appended to the task's name.
+
+        Arguments:
+            output: (n, outputs), as `own_unit` gives it.
+            top: how many of the likeliest classes a classification names; cut to the number there is, at least 1.
+        """
+        ...
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of `values` (n,) where `mask` (n,) holds; 0, without a gradient, where it holds nowhere."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
