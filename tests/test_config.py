@@ -16,8 +16,12 @@ FILES = sorted(path.relative_to(packaged_folder()) for path in packaged_folder()
 NEEDS = {
     "model/timm": ["model.name=resnet10t"],
     "model/torchvision": ["model.name=squeezenet1_1"],
+    "source/efficientnet_lite0": ["model=efficientnet_lite0"],
+    "source/file": ["source.path=somewhere", "strategy=from_scratch"],
     "source/imagenet": ["strategy=from_scratch"],  # its weights need a network
+    "source/mobilenet_v2": ["model=mobilenet_v2"],
     "source/none": ["strategy=from_scratch"],
+    "source/package": ["source.package=x", "source.file=x", "source.sha256=x", "strategy=from_scratch"],
     "source/run": ["source.path=somewhere", "strategy=from_scratch"],
     "dataset/folder": ["dataset.root=images"],
     "strategy/multitask": ["dataset=two_digits"],

@@ -23,8 +23,8 @@ from tlmtl.schema import Config, Dataset, Task
 # A config is data that may come from a stranger: nothing outside these packages is ever imported for it.
 GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model": (("tlmtl.models",), ("channels",)),
-    "source": (("tlmtl.models.source",), ("encoder",)),
-    "dataset": (("tlmtl.data",), ("split_seed", "val_fraction", "test_fraction")),
+    "source": (("tlmtl.models.source", "tlmtl.models.weights", "tlmtl.models.packages"), ("encoder",)),
+    "dataset": (("tlmtl.data",), ("split_seed", "val_fraction", "test_fraction", "kinds", "cache")),
     "optimizer": (("torch.optim",), ("params",)),
     "schedule": (("tlmtl.optim",), ()),
     "weighting": (("tlmtl.weighting",), ("tasks",)),

@@ -32,6 +32,7 @@ class Encoder:
         blocks: names of submodules from the input to the features; each can be asked for as a layer.
         threads: how many threads it is worth running on; None for all cores.
         fetch: the family's own pre-trained weights by name, as a state dict and what they expect of an image.
+        name: `FAMILY/NAME` of a library's model (`timm/resnet18`); empty for others.
     """
 
     module: nn.Module
@@ -40,6 +41,7 @@ class Encoder:
     blocks: list[str]
     threads: int | None = None
     fetch: Callable[[str], tuple[dict[str, Tensor], Preprocess]] | None = None
+    name: str = ""
 
     def run_from(self, block: str, activation: Tensor) -> Tensor:
         """Features (n, D) from the input of `block` on. Raises ConfigError for a family that cannot be cut."""

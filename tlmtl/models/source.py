@@ -44,13 +44,14 @@ class Source:
 
 @dataclass
 class Report:
-    """What was loaded, skipped and why; `share` is of the backbone's parameters, by count."""
+    """What was loaded, skipped and why; `share` is of the backbone's parameters, by count; `source` is what it came from."""
 
     share: float
     loaded: list[str] = field(default_factory=list)
     adapted: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    source: str = ""
 
     def line(self) -> str:
         parts = [f"{self.share:.0%} of the backbone's parameters loaded"]
@@ -78,8 +79,7 @@ def from_run(path: str, min_loaded: float = 0.9, partial: bool = False) -> Sourc
 
     Raises ConfigError for a folder that is no finished run or is broken.
     """
-    if not 0 <= min_loaded <= 1:
-        raise ConfigError(f"'source.min_loaded' should be a share from 0 to 1. Found {min_loaded}.")
+    check_share(min_loaded)
     folder = Path(path).expanduser()
     record = read_record(folder)
     tensors, meta = read_model(folder)
@@ -129,6 +129,11 @@ def from_weights(weights: str = "DEFAULT", min_loaded: float = 0.9, *, encoder: 
     return Source(state, preprocess, min_loaded=min_loaded, about=f"weights {weights}")
 
 
+def check_share(min_loaded: float) -> None:
+    if not 0 <= min_loaded <= 1:
+        raise ConfigError(f"'source.min_loaded' should be a share from 0 to 1. Found {min_loaded}.")
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """A finished run's `run.json`. Raises ConfigError for anything else."""
     path = folder / "run.json"
@@ -170,7 +175,7 @@ def load_into(backbone: nn.Module, source: Source) -> Report:
     """
     own = backbone.state_dict()
     parameters = {name: p.numel() for name, p in backbone.named_parameters()}
-    report, count, values = Report(0.0), 0, {}
+    report, count, values = Report(0.0, source=source.about), 0, {}
     for name, mine in own.items():
         if name not in source.state:
             report.missing.append(name)

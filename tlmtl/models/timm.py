@@ -39,7 +39,7 @@ def timm_model(name: str, image_size: int | None = None, *, channels: int = 3) -
         return filled.state_dict(), timm_preprocess(filled, image_size)
 
     size = find_feature_size(module, preprocess, 3)
-    return Encoder(module, size, preprocess, find_blocks(module), fetch=fetch)
+    return Encoder(module, size, preprocess, find_blocks(module), fetch=fetch, name=f"timm/{name.split('.')[0]}")
 
 
 def timm_preprocess(module: Any, image_size: int | None) -> Preprocess:

@@ -40,7 +40,7 @@ def torchvision_model(name: str, image_size: int | None = None, *, channels: int
             entry, image_size
         )
 
-    return Encoder(module, size, preprocess, find_blocks(module), fetch=fetch)
+    return Encoder(module, size, preprocess, find_blocks(module), fetch=fetch, name=f"torchvision/{name}")
 
 
 def weights_preprocess(weights: Any, image_size: int | None) -> Preprocess:
