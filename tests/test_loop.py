@@ -33,7 +33,7 @@ torch.set_num_threads(1)
 N = 24
 
 
-def setup(total=12, lr=0.1, make=torch.optim.SGD, missing=(), **more) -> Setup:
+def setup(total=12, lr=0.1, make=torch.optim.SGD, missing=(), class_weights=None, **more) -> Setup:
     """Two tasks on noise, a network without batch norm, six steps an epoch. `missing`: examples without a class."""
     torch.manual_seed(0)
     encoder = Encoder(
@@ -44,6 +44,7 @@ def setup(total=12, lr=0.1, make=torch.optim.SGD, missing=(), **more) -> Setup:
     classes, values = random.integers(0, 3, 2 * N), random.normal(size=2 * N)
     classes[list(missing)] = -1
     tasks = {"c": Classification("c", ["x", "y", "z"], ["accuracy"]), "r": Regression("r", 0.0, 1.0, ["mae"])}
+    tasks["c"].class_weights = class_weights
     encoded = {"c": tasks["c"].encode(classes), "r": tasks["r"].encode(values)}
 
     def stream(name, where):
@@ -88,9 +89,12 @@ class Decay(Term):
         return 0.1 * step.outputs["target"].features.square().mean()
 
 
+@pytest.mark.parametrize("class_weights", [None, [0.2, 1.0, 3.0]])
 @pytest.mark.parametrize("missing", [(), (0, 1, 2, 5, 6, 7, 8, 11, 13, 17, 21, 22)])
-def test_accumulating_changes_nothing_but_memory(missing):
-    whole, parts = (setup(missing=missing, accumulate=n, terms={"decay": Decay()}) for n in (1, 4))
+def test_accumulating_changes_nothing_but_memory(missing, class_weights):
+    whole, parts = (
+        setup(missing=missing, class_weights=class_weights, accumulate=n, terms={"decay": Decay()}) for n in (1, 4)
+    )
     start = copy.deepcopy(whole.model.state_dict())
     (_, first), (_, second) = fitted(whole), fitted(parts)
     for a, b in zip(first.losses, second.losses, strict=True):

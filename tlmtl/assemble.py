@@ -25,6 +25,7 @@ from tlmtl.models.heads import LinearHead
 from tlmtl.models.source import Report, Source, check_leak, load_into
 from tlmtl.optim import Groups, Units
 from tlmtl.strategies.rules import match, parse_rules
+from tlmtl.tasks.imbalance import draw_weights, with_class_weights
 from tlmtl.terms.base import Context, Term, layers_of
 from tlmtl.training import Setup
 
@@ -44,6 +45,7 @@ class Assembly:
     source: Source | None = None
     report: Report | None = None
     source_model: nn.Module | None = None
+    draw_weights: torch.Tensor | None = None
     streams: dict[str, Stream] = field(default_factory=dict)
 
     @property
@@ -56,6 +58,9 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     hardware.check(cfg.hardware)
     allow = list(cfg.allow)
     data = load(cfg.dataset, cfg.tasks, allow)
+    labels = data.labels("train")
+    data.tasks = with_class_weights(data.tasks, labels, cfg.train.class_weights)
+    draws = draw_weights(data.tasks, labels, cfg.train.sampler)
     encoder = _encoder(cfg, data.channels)
     terms = {n: _seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
     check_layers(encoder.blocks, layers_of(list(terms.values())))
@@ -93,7 +98,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     groups.schedule(0, units.total, units)  # a wrong warm-up is told here
     target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     groups.optimizer(target, **settings)
-    return Assembly(cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model)
+    return Assembly(cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws)
 
 
 def setup(parts: Assembly, machine: Machine) -> Setup:
@@ -135,6 +140,7 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
         clip=train.clip,
         patience=None if patience is None else units.steps(patience, "train.early_stopping"),
         ema=ema,
+        draw_weights=parts.draw_weights,
     )
 
 

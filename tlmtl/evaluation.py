@@ -37,7 +37,8 @@ def selection_score(
 
 
 def measure(task: Task, predictions: Predictions) -> dict[str, float]:
-    """A task's loss and metrics on the examples that have its label; {} when none has."""
+    """A task's loss (that which is trained on, class weights included) and metrics on the examples that have its label; {}
+    when none has."""
     there = predictions.mask[task.name]
     if not there.any():
         return {}

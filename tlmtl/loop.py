@@ -24,7 +24,7 @@ def fit(setup: Setup, state: State, watch: Watch) -> None:
     while state.step < setup.total and not state.stopped:
         epoch, offset = divmod(state.step, setup.steps_per_epoch)
         sizes = {name: len(stream) for name, stream in setup.streams.items()}
-        for draw in plan(sizes, setup.batch_size, setup.seed, epoch)[offset:]:
+        for draw in plan(sizes, setup.batch_size, setup.seed, epoch, setup.draw_weights)[offset:]:
             began = time.perf_counter()
             batch = {name: _part(setup, name, indices, state.step) for name, indices in draw.items()}
             waited = time.perf_counter() - began

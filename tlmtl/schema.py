@@ -58,6 +58,8 @@ class Train:
     accumulate: int = 1
     clip: float | None = None
     ema: float | None = None
+    class_weights: str | None = None  # balanced | effective
+    sampler: str = "shuffle"  # shuffle | balanced
     early_stopping: Any = None
     evaluate_every: Any = "5%"
     checkpoint_every: Any = "5%"

@@ -46,6 +46,7 @@ class Setup:
     clip: float | None = None
     patience: int | None = None
     ema: AveragedModel | None = None
+    draw_weights: Tensor | None = None  # (n,): how likely each training example is drawn; None: each once an epoch
 
 
 @dataclass

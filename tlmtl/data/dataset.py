@@ -52,6 +52,11 @@ class Data:
             self.augment,
         )
 
+    def labels(self, split: str) -> dict[str, tuple[Tensor, Tensor]]:
+        """By task: the targets of a split, (n,) or (n, K), and which are there, bool (n,)."""
+        where = torch.from_numpy(self.splits[split])
+        return {name: (self.targets[name][where], self.mask[name][where]) for name in self.tasks}
+
     def input_hashes(self, *splits: str) -> np.ndarray:
         """int64: the hashes of the images of these splits."""
         return self.examples.hashes[np.concatenate([self.splits[split] for split in splits])]

@@ -24,7 +24,7 @@ class Part:
 
     Arguments:
         input: what the backbone takes; only data, model families and task kinds look inside.
-        targets: by task, (n,). A task without a label in this part is left out.
+        targets: by task, (n,), or (n, K) for several labels. A task without a label in this part is left out.
         mask: by task, bool (n,): which of them have a label.
         index: int64 (n,): positions in the stream.
     """
@@ -67,7 +67,7 @@ class Stream:
     Arguments:
         images: all images of the data set.
         where: int64 (n,): which of them this stream holds.
-        targets, mask: by task, (n,), aligned with `where`.
+        targets, mask: by task, (n,), aligned with `where`; targets are (n, K) for several labels.
         preprocess: what the model's parameters expect.
         augment: name of the random augmentation of training batches.
     """
@@ -121,18 +121,22 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
     return max(1, -(-size // batch_size))
 
 
-def plan(sizes: Mapping[str, int], batch_size: int, seed: int, epoch: int) -> list[dict[str, Tensor]]:
+def plan(
+    sizes: Mapping[str, int], batch_size: int, seed: int, epoch: int, weights: Tensor | None = None
+) -> list[dict[str, Tensor]]:
     """What each step of an epoch draws: a list of {stream: indices}.
 
     An epoch is one pass over the stream `target`, in batches of nearly equal length (so that none of three or more is
-    left with a single example, which batch norm cannot take). Other streams go on from where they were and start again
+    left with a single example, which batch norm cannot take). With `weights` (n,), which need not sum to 1, it is as many
+    examples drawn with replacement, each as likely as its weight says. Other streams go on from where they were and start again
     when they end.
     """
     steps = steps_per_epoch(sizes["target"], batch_size)
     drawn: list[dict[str, Tensor]] = [{} for _ in range(steps)]
     for name, size in sizes.items():
         if name == "target":
-            for step, part in enumerate(_order(seed, name, epoch, size).tensor_split(steps)):
+            order = _order(seed, name, epoch, size) if weights is None else _draws(seed, name, epoch, weights)
+            for step, part in enumerate(order.tensor_split(steps)):
                 drawn[step][name] = part
             continue
         for step in range(steps):
@@ -145,3 +149,8 @@ def plan(sizes: Mapping[str, int], batch_size: int, seed: int, epoch: int) -> li
 
 def _order(seed: int, stream: str, number: int, size: int) -> Tensor:
     return torch.randperm(size, generator=generator_for("order", seed, stream, number))
+
+
+def _draws(seed: int, stream: str, number: int, weights: Tensor) -> Tensor:
+    generator = generator_for("draws", seed, stream, number)
+    return torch.multinomial(weights, len(weights), replacement=True, generator=generator)

@@ -14,13 +14,18 @@ from tlmtl.tasks.metrics import CLASSIFICATION
 
 @dataclass
 class Classification:
-    """One of K classes. Head (n, K), cross entropy, targets int64 (n,) with -1 for missing."""
+    """One of K classes. Head (n, K), cross entropy, targets int64 (n,) with -1 for missing.
+
+    With class weights the loss is sum_i w_i l_i / n, over n labelled examples, w_i being the weight of example i's class.
+    torch divides by sum_i w_i instead, which changes with the batch: parts of a batch would not add up to it.
+    """
 
     name: str
     classes: list[str]
     metrics: list[str]
     primary: bool = True
     weight: float = 1.0
+    class_weights: list[float] | None = None  # K of them, above 0; in training and evaluation alike
     kind: str = "classification"
 
     @property
@@ -32,11 +37,16 @@ class Classification:
         return target.clamp(min=0), target >= 0
 
     def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        return masked_mean(F.cross_entropy(output.float(), target, reduction="none"), mask)
+        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=output.device)
+        return masked_mean(F.cross_entropy(output.float(), target, weights, reduction="none"), mask)
 
     def constant_loss(self, target: Tensor) -> float:
-        share = torch.bincount(target, minlength=self.outputs).double() / len(target)
-        return float(-(share * share.clamp(min=1e-12).log()).sum())
+        """That of each class's share of the examples' weight: their entropy, times the mean weight."""
+        mass = torch.bincount(target, minlength=self.outputs).double()
+        if self.class_weights is not None:
+            mass *= torch.tensor(self.class_weights, dtype=torch.float64)
+        share = mass / mass.sum()
+        return float(-(share * share.clamp(min=1e-12).log()).sum() * mass.sum() / len(target))
 
     def own_unit(self, output: Tensor) -> Tensor:
         return output.float()
