@@ -24,6 +24,7 @@ NEEDS = {
     "source/package": ["source.package=x", "source.file=x", "source.sha256=x", "strategy=from_scratch"],
     "source/run": ["source.path=somewhere", "strategy=from_scratch"],
     "dataset/folder": ["dataset.root=images"],
+    "dataset/table": ["dataset.path=labels.csv"],
     "strategy/multitask": ["dataset=two_digits"],
 }
 NOT_HERE = {"hardware/gpu", "hardware/mps"}
@@ -48,6 +49,8 @@ def test_every_file_composes_and_builds(file, tmp_path, monkeypatch):
         path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((9, 9), number, np.uint8)).save(path)
+    lines = [f"images/{'ab'[number % 2]}/{number}.png,{'ab'[number % 2]}" for number in range(12)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,kind", *lines]) + "\n")
     cfg = compose(*choice(file))
     assert len(identity.config_hash(cfg)) == 12
     if file.with_suffix("").as_posix() in NOT_HERE:

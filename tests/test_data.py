@@ -12,8 +12,9 @@ from tlmtl.data.dataset import load
 from tlmtl.data.digits import digits
 from tlmtl.data.images import ArrayImages
 from tlmtl.data.mnist5k import mnist5k
-from tlmtl.data.splits import cut, subset
+from tlmtl.data.splits import cut
 from tlmtl.data.streams import Stream, plan, steps_per_epoch
+from tlmtl.data.subset import subset
 from tlmtl.data.two_digits import two_digits
 from tlmtl.errors import ConfigError
 from tlmtl.preprocess import Preprocess

@@ -10,8 +10,10 @@ from PIL import Image
 from tlmtl.config import Dataset
 from tlmtl.data.augment import AUGMENTATIONS, augmentation
 from tlmtl.data.dataset import load
+from tlmtl.data.decode import decode
 from tlmtl.data.folder import folder
-from tlmtl.data.images import ArrayImages, decode, scan
+from tlmtl.data.images import ArrayImages
+from tlmtl.data.scan import images_of, scan
 from tlmtl.data.streams import Stream, generator_for
 from tlmtl.errors import ConfigError
 from tlmtl.preprocess import Preprocess
@@ -171,10 +173,10 @@ def test_decoding_kinds_of_pictures(tmp_path):
 
 def test_mixed_folders_become_colour_and_square(tmp_path):
     paths = [picture(tmp_path / "a.png", size=(20, 10)), picture(tmp_path / "b.png", size=(9, 12), mode="RGB")]
-    kept, images = scan(paths, "error")
-    assert kept == [0, 1] and images.channels == 3 and not images.same_shape
+    images = images_of([str(path) for path in paths], scan([str(path) for path in paths]), np.arange(2))
+    assert images.channels == 3 and not images.same_shape
     assert images.read(torch.tensor([1, 0]), AS_IS).shape == (2, 3, 8, 8)
-    alone = scan(paths[:1], "error")[1]
+    alone = images_of([str(paths[0])], scan([str(paths[0])]), np.arange(1))
     assert alone.read(torch.tensor([0]), AS_IS).shape == (1, 1, 8, 16)  # nothing is cropped that need not be
     copy = ArrayImages(decode(paths[0])[None])
     assert copy.hashes().tolist() == alone.hashes().tolist()  # the same pixels, wherever they are kept

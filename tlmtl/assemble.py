@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from tlmtl import hardware
+from tlmtl import files, hardware
 from tlmtl.checkpoint import seed_everything
 from tlmtl.config import build, keywords
 from tlmtl.data.dataset import Data, load
@@ -57,7 +57,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     """Build everything that `cfg` names. Raises ConfigError for whatever a user can have got wrong."""
     hardware.check(cfg.hardware)
     allow = list(cfg.allow)
-    data = load(cfg.dataset, cfg.tasks, allow)
+    data = load(cfg.dataset, cfg.tasks, allow, files.cache_folder(cfg.output.cache))
     labels = data.labels("train")
     data.tasks = with_class_weights(data.tasks, labels, cfg.train.class_weights)
     draws = draw_weights(data.tasks, labels, cfg.train.sampler)

@@ -128,6 +128,7 @@ def show(words: list[str]) -> int:
         if word not in known:
             raise ConfigError(f"Unknown group '{word}'.{nearest(word, list(known))} Groups: {', '.join(known)}.")
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=False)
@@ -139,7 +140,7 @@ def show(words: list[str]) -> int:
         grid.add_column(overflow="fold")
         for preset in presets(group, folders):
             mine = "" if preset.path.is_relative_to(folders[0]) else "  (yours)"
-            grid.add_row(f"  {preset.name}", f"{preset.about}{mine}")
+            grid.add_row(f"  {preset.name}", escape(f"{preset.about}{mine}"))
         console.print(grid)
         console.print()
     return 0

@@ -98,8 +98,18 @@ def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
         sorted(f"{key}={_text(value)}" for key, value in changed.items() if _is_setting(key))
         + sorted(f"~{key}" for key in dropped if _is_setting(key)),
     )
+    _find_tasks(checked)
     OmegaConf.set_struct(checked, True)
     return checked
+
+
+def _find_tasks(cfg: DictConfig) -> None:
+    """Fill in the tasks of data sets whose tasks are found in the data (a table's columns)."""
+    from tlmtl.data.dataset import with_tasks
+
+    for where in ("dataset", "source.dataset"):
+        if (node := OmegaConf.select(cfg, where)) is not None:
+            OmegaConf.update(cfg, where, with_tasks(node, where, list(cfg.allow)), merge=False)
 
 
 def _warn_of_hidden(choices: dict[str, Any], folders: list[str]) -> None:

@@ -64,6 +64,14 @@ def make_folder(path: Path, key: str) -> Path:
     return path
 
 
+def cache_folder(setting: str | None) -> Path:
+    """Where what is worth keeping is kept: `output.cache`, $TLMTL_CACHE, or the user's cache folder."""
+    if setting:
+        return Path(setting).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TLMTL_CACHE") or f"{base}/tlmtl").expanduser()
+
+
 @contextmanager
 def disk_errors() -> Iterator[None]:
     """Turn a full or broken disk into a message."""

@@ -43,8 +43,11 @@ def fit(images: Tensor, preprocess: Preprocess) -> Tensor:
     scale = preprocess.resize / min(height, width)
     size = [max(preprocess.resize, round(height * scale)), max(preprocess.resize, round(width * scale))]
     if (height, width) != tuple(size):
-        resized = F.interpolate(images.float(), size, mode=preprocess.interpolation, antialias=True)
-        images = resized.round_().clamp_(0, 255).to(torch.uint8)
+        if images.shape[1] == 3:  # torch's integer arithmetic, four times as fast; it differs by 1 of 255 at most
+            images = F.interpolate(images, size, mode=preprocess.interpolation, antialias=True)
+        else:
+            resized = F.interpolate(images.float(), size, mode=preprocess.interpolation, antialias=True)
+            images = resized.round_().clamp_(0, 255).to(torch.uint8)
     if preprocess.crop:
         images = _centre_crop(images, preprocess.crop)
     return images.contiguous()

@@ -1,8 +1,6 @@
 """`source=pretrain`: train the model on a source data set first, once, and keep it under its hash for all runs."""
 
 import logging
-import os
-from pathlib import Path
 
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
@@ -28,9 +26,10 @@ def with_source(cfg: DictConfig) -> DictConfig:
     if "dataset" not in cfg.source or not identity.needs_source(cfg):
         return cfg
     job = source_config(cfg)
-    cache = files.make_folder(cache_folder(cfg) / "sources", "output.cache")
+    place = files.cache_folder(cfg.output.cache)
+    cache = files.make_folder(place / "sources", "output.cache")
     key = identity.config_hash(job)
-    data_hash = load(job.dataset, job.tasks, list(job.allow)).hash
+    data_hash = load(job.dataset, job.tasks, list(job.allow), place).hash
     path = cache / f"{key}_{data_hash}"
     with FileLock(cache / f"{path.name}.lock"):
         record = RunFolder(path).record
@@ -77,11 +76,3 @@ def source_config(cfg: DictConfig) -> DictConfig:
     )
     assert isinstance(job, DictConfig)
     return job
-
-
-def cache_folder(cfg: DictConfig) -> Path:
-    """`output.cache`, $TLMTL_CACHE, or the user's cache folder."""
-    if cfg.output.cache:
-        return Path(cfg.output.cache).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("TLMTL_CACHE") or f"{base}/tlmtl").expanduser()

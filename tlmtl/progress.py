@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 
@@ -127,3 +128,43 @@ def choose(wanted: bool, label: str) -> Progress:
     if not wanted:
         return Silent()
     return Bar(label) if sys.stderr.isatty() else Lines(label)
+
+
+@contextmanager
+def counted(total: int, label: str, patience: float = 1.0) -> Iterator[Callable[[], None]]:
+    """Gives a function to be called after each of `total` things. What lasts longer than `patience` seconds is shown on
+    standard error: a bar on a terminal, a line every half a minute elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    parts = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    bar, began, done, told = None, time.monotonic(), 0, time.monotonic()
+
+    def tell() -> None:
+        nonlocal bar, done, told
+        done, now = done + 1, time.monotonic()
+        if now - began < patience:
+            return
+        if sys.stderr.isatty():
+            if bar is None:
+                bar = RichProgress(*parts, console=Console(stderr=True), transient=True)
+                bar.add_task(label, total=total)
+                bar.start()
+            if now - told > 0.1 or done == total:
+                told = now
+                bar.update(bar.task_ids[0], completed=done)
+        elif now - told > 30:
+            told = now
+            print(f"{label}: {done} of {total}", file=sys.stderr)
+
+    try:
+        yield tell
+    finally:
+        if bar is not None:
+            bar.stop()

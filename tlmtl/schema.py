@@ -38,6 +38,8 @@ class Dataset:
     subset_seed: int = 0
     labels_per_class: int | None = None
     label_fraction: float | None = None
+    fold: str | None = None  # K/N: the K-th of N folds is the test split
+    on_duplicate: str = "error"  # exact copies across train and test: error | together | allow
     augment: str = "none"
 
 

@@ -1,7 +1,11 @@
 """From `cfg.dataset` to streams: examples of a family, their splits, the labelled subset, the tasks, and all hashes."""
 
+import contextlib
+import dataclasses
 import hashlib
 import json
+import os
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,15 +16,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from tlmtl.config import build, check_dataset
+from tlmtl.config import build, check_dataset, keywords
+from tlmtl.data import duplicates
 from tlmtl.data.augment import augmentation
-from tlmtl.data.examples import SPLITS, Examples
-from tlmtl.data.splits import cut, subset
+from tlmtl.data.examples import Examples
+from tlmtl.data.splits import divide
 from tlmtl.data.streams import Stream
+from tlmtl.data.subset import subset
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.preprocess import Preprocess
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.kinds import make_task
+
+ON_DUPLICATE = ("error", "together", "allow")
 
 
 @dataclass
@@ -62,19 +70,22 @@ class Data:
         return self.examples.hashes[np.concatenate([self.splits[split] for split in splits])]
 
 
-def load(node: DictConfig, tasks: Any, allow: list[str]) -> Data:
+def load(node: DictConfig, tasks: Any, allow: list[str], cache: Path | None = None) -> Data:
     """The data set that `node` (resolved `cfg.dataset`) names, with the tasks that `tasks` selects.
 
     Arguments:
         tasks: "default", "all", a task's name or a list of names.
         allow: packages of the user's own that a `_target_` may name.
+        cache: the folder where what was found out about files is kept.
 
-    Raises ConfigError for an unknown task, a class too small to split, more labels asked for than there are.
+    Raises ConfigError for an unknown task, a class too small to split, a class that is tested and not trained on, copies
+    across splits, more labels asked for than there are.
     """
     common, family = check_dataset(node, "dataset")
-    shared = {key: common[key] for key in ("split_seed", "val_fraction", "test_fraction")}
+    shared = {key: common[key] for key in ("split_seed", "val_fraction", "test_fraction", "fold", "on_duplicate")}
+    shared["kinds"] = {common.tasks[name].target or name: common.tasks[name].kind for name in common.tasks}
     examples, splits, data_hash = _examples(
-        json.dumps([plain(family), shared], sort_keys=True), tuple(allow), _stamp(family)
+        json.dumps([plain(family), shared], sort_keys=True), tuple(allow), _stamp(family), cache
     )
     augmentation(common.augment)
     chosen = select_tasks(tasks, list(common.tasks), list(common.default_tasks))
@@ -85,7 +96,8 @@ def load(node: DictConfig, tasks: Any, allow: list[str]) -> Data:
                 f"'dataset.tasks.{name}' reads the column '{column}', which is not there."
                 f"{nearest(column, list(examples.columns))} Found: {', '.join(examples.columns)}."
             )
-    anchor = next((columns[n] for n in common.tasks if columns[n] in examples.classes), None)
+    classed = [columns[n] for n in common.tasks if columns[n] in examples.classes]
+    anchor = next((column for column in classed if examples.columns[column].ndim == 1), None)
     train = subset(
         splits["train"],
         examples.columns[anchor] if anchor else None,
@@ -96,6 +108,7 @@ def load(node: DictConfig, tasks: Any, allow: list[str]) -> Data:
     )
     made = {}
     for name in chosen:
+        _check_seen(examples, splits, columns[name])
         column = examples.columns[columns[name]]
         made[name] = make_task(name, common.tasks[name], column[train], examples.classes.get(columns[name]))
     encoded = {name: task.encode(examples.columns[columns[name]]) for name, task in made.items()}
@@ -109,6 +122,38 @@ def load(node: DictConfig, tasks: Any, allow: list[str]) -> Data:
         data_hash,
         _digest(examples.hashes[train], train),
     )
+
+
+def with_tasks(node: DictConfig, where: str, allow: list[str]) -> DictConfig:
+    """A data set's node with the tasks that its family finds in the data: what `tasks_of`, beside the family's function and
+    with its settings, makes of those that are stated. Families without it come back as they are."""
+    common, family = check_dataset(node, where)
+    target, settings = keywords(OmegaConf.create(family), "dataset", where, allow)
+    tasks_of = getattr(sys.modules[target.__module__], "tasks_of", None)
+    if tasks_of is None:
+        return node
+    stated: Any = OmegaConf.to_container(node.tasks, resolve=True)
+    found = tasks_of(stated, **settings)
+    filled = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("tasks", "default_tasks")])
+    OmegaConf.set_struct(filled, False)
+    filled.tasks, filled.default_tasks = found, list(common.default_tasks) or list(found)
+    return filled
+
+
+def _check_seen(examples: Examples, splits: dict[str, np.ndarray], column: str) -> None:
+    """Raises ConfigError for a class in val or test that train has no example of."""
+    labels = examples.columns[column]
+    if column not in examples.classes or labels.ndim > 1:
+        return
+    for split in ("val", "test"):
+        stray = np.setdiff1d(labels[splits[split]], labels[splits["train"]])
+        if len(stray := stray[stray >= 0]):
+            names = ", ".join(examples.classes[column][i] for i in stray[:5])
+            raise ConfigError(
+                f"The {split} split has classes of '{column}' that the training split has no example of: {names}"
+                f"{', ...' if len(stray) > 5 else ''}. Add training examples of them, leave them out, or (where the splits "
+                "are cut for you) try another dataset.split_seed."
+            )
 
 
 def select_tasks(wanted: Any, known: list[str], default: list[str]) -> list[str]:
@@ -139,44 +184,41 @@ def plain_value(value: Any) -> Any:
 
 
 @lru_cache(maxsize=4)  # the jobs of a sweep mostly share their data; the check before a sweep reads it once
-def _examples(key: str, allow: tuple[str, ...], stamp: str) -> tuple[Examples, dict[str, np.ndarray], str]:
+def _examples(
+    key: str, allow: tuple[str, ...], stamp: str, cache: Path | None
+) -> tuple[Examples, dict[str, np.ndarray], str]:
     family, shared = json.loads(key)
-    examples: Examples = build(family, "dataset", allow=list(allow), **shared)
-    anchor = next((column for column in examples.classes), None)
-    labels = examples.columns[anchor] if anchor else None
-    names = examples.classes.get(anchor or "")
-    val, test, seed = shared["val_fraction"], shared["test_fraction"], shared["split_seed"]
-    if examples.split is None:
-        splits = cut(labels, val, test, seed, len(examples), names)
-    else:
-        splits = {name: np.flatnonzero(examples.split == name) for name in SPLITS}
-        if not len(splits["test"]) or not len(splits["val"]):  # what is missing is cut from train
-            train = splits["train"]
-            parts = cut(
-                labels[train] if labels is not None else None,
-                0 if len(splits["val"]) else val,
-                0 if len(splits["test"]) else test,
-                seed,
-                len(train),
-                names,
-            )
-            splits = {
-                name: train[parts[name]] if name == "train" or not len(splits[name]) else splits[name]
-                for name in SPLITS
-            }
-    for name in SPLITS:
-        if not len(splits[name]):
-            raise ConfigError(f"The {name} split is empty: raise 'dataset.{name}_fraction', or add examples.")
+    fold, on_duplicate = shared.pop("fold"), shared.pop("on_duplicate")
+    examples: Examples = build(family, "dataset", allow=list(allow), cache=cache, **shared)
+    if on_duplicate not in ON_DUPLICATE:
+        raise ConfigError(
+            f"'dataset.on_duplicate' should be {', '.join(ON_DUPLICATE)}. Found '{on_duplicate}'."
+            f"{nearest(on_duplicate, list(ON_DUPLICATE))}"
+        )
+    groups = examples.groups
+    if on_duplicate == "together":
+        groups = duplicates.together(examples.hashes, groups)
+    splits = divide(examples, shared["val_fraction"], shared["test_fraction"], shared["split_seed"], fold, groups)
+    facts = examples.images.facts
+    found = duplicates.report(
+        examples.hashes, facts.look if facts is not None else None, splits, examples.ids, on_duplicate
+    )
+    examples = dataclasses.replace(examples, notes=[*examples.notes, *found])
     columns = [examples.columns[name] for name in sorted(examples.columns)]
     return examples, splits, _digest(examples.hashes, *columns, *splits.values())
 
 
 def _stamp(family: dict[str, Any]) -> str:
-    """Names, sizes and times of the files in the folder `root`, so that a folder that changed is read again."""
-    root = family.get("root")
-    files = sorted(Path(root).expanduser().rglob("*")) if root else []
-    found = [(str(path), path.lstat().st_size, path.lstat().st_mtime_ns) for path in files]
-    return hashlib.sha256(repr(found).encode()).hexdigest()
+    """Names, sizes and times of the files at `root` and `path`, so that what changed is read again."""
+    digest = hashlib.sha256()
+    for place in (family.get("root"), family.get("path")):
+        top = os.path.expanduser(str(place)) if place else ""
+        below = (os.path.join(folder, name) for folder, _, names in os.walk(top) for name in names)
+        for path in [top, *sorted(below)] if top else []:
+            with contextlib.suppress(OSError):
+                found = os.stat(path)
+                digest.update(f"{path}/{found.st_size}/{found.st_mtime_ns}/{found.st_ctime_ns};".encode())
+    return digest.hexdigest()
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from tlmtl.data.examples import Examples
-from tlmtl.data.images import scan
+from tlmtl.data.scan import images_of, readable, scan
 from tlmtl.errors import ConfigError
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def folder(root: str, on_bad_image: str = "error") -> Examples:
+def folder(root: str, on_bad_image: str = "error", *, cache: Path | None = None) -> Examples:
     """Task `label`: the name of the folder that an image lies in.
 
     A split that has no folder is cut from the training images. Hidden files are passed over.
@@ -23,8 +23,6 @@ def folder(root: str, on_bad_image: str = "error") -> Examples:
     Raises ConfigError for a folder that is not there, is empty, has one class, or has classes in val or test that train
     has not.
     """
-    if on_bad_image not in ("error", "skip"):
-        raise ConfigError(f"'dataset.on_bad_image' should be error or skip. Found '{on_bad_image}'.")
     top = Path(root).expanduser()
     if not top.is_dir():
         raise ConfigError(
@@ -36,8 +34,10 @@ def folder(root: str, on_bad_image: str = "error") -> Examples:
             f"Expected images at {top}/<class>/* or {top}/{{train,val,test}}/<class>/*, found none"
             f"{' (images lie in the folder itself: one folder for each class is needed)' if any(top.glob('*.*')) else ''}."
         )
-    readable, images = scan([path for path, _, _ in found], on_bad_image)
-    kept = [found[i] for i in readable]
+    paths = [str(path) for path, _, _ in found]
+    facts = scan(paths, cache)
+    good, bad = readable(facts, paths, on_bad_image)
+    kept = [found[i] for i in good]
     by_split = {s: {c for _, c, split in kept if split == s} for s in ("", "train", "val", "test")}
     classes = sorted(by_split["train"] | by_split[""])
     if len(classes) < 2:
@@ -50,12 +50,12 @@ def folder(root: str, on_bad_image: str = "error") -> Examples:
     number = {name: i for i, name in enumerate(classes)}
     splits = np.array([split for _, _, split in kept])
     return Examples(
-        images=images,
+        images=images_of(paths, facts, good),
         columns={"label": np.array([number[name] for _, name, _ in kept], dtype=np.int64)},
         classes={"label": classes},
         ids=[path.relative_to(top).as_posix() for path, _, _ in kept],
         split=splits if splits.any() else None,
-        skipped=len(found) - len(kept),
+        bad=bad,
         notes=_passed_over(found),
     )
 

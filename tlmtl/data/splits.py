@@ -1,10 +1,122 @@
-"""Which example is in which split, and which labelled ones are kept. Fixed by the data and a seed of their own."""
-
-from typing import Any
+"""Which example is in which split. Fixed by the data and `dataset.split_seed`, never by a run's seed."""
 
 import numpy as np
 
+from tlmtl.data import folds
+from tlmtl.data.examples import SPLITS, Examples
 from tlmtl.errors import ConfigError
+
+
+def divide(
+    examples: Examples,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    fold: str | None = None,
+    groups: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Indices of train, val and test: the data's own splits where it has them; what is missing is cut from train.
+
+    Arguments:
+        val_fraction, test_fraction: shares of the whole, each in [0, 1).
+        fold: "K/N": of N folds, the K-th is the test split; validation is cut from the others.
+        groups: (N,) what may not stand on both sides of a split.
+
+    Raises ConfigError for an empty split, a class or a number of groups too small to stand in every split, and a fold of
+    data that has its own test split.
+    """
+    anchor = examples.anchor
+    labels = examples.columns[anchor] if anchor else None
+    names = examples.classes.get(anchor or "")
+    own = {name: np.flatnonzero(examples.split == name) for name in SPLITS} if examples.split is not None else None
+    if fold is not None:
+        if own is not None and len(own["test"]):
+            raise ConfigError(
+                f"'dataset.fold={fold}' cuts a test split from all examples, but this data set has its own. Leave out "
+                "dataset.fold, or the data's own splits."
+            )
+        splits = _folded(labels, groups, val_fraction, seed, fold, names, len(examples))
+    elif own is None:
+        splits = _cut(labels, groups, val_fraction, test_fraction, seed, len(examples), names)
+    else:
+        train = own["train"]
+        if groups is not None:
+            _check_apart(groups, own)
+        parts = _cut(
+            labels[train] if labels is not None else None,
+            groups[train] if groups is not None else None,
+            0 if len(own["val"]) else val_fraction,
+            0 if len(own["test"]) else test_fraction,
+            seed,
+            len(train),
+            names,
+        )
+        splits = {n: train[parts[n]] if n == "train" or not len(own[n]) else own[n] for n in SPLITS}
+    for name in SPLITS:
+        if not len(splits[name]):
+            raise ConfigError(f"The {name} split is empty: raise 'dataset.{name}_fraction', or add examples.")
+    return splits
+
+
+def _cut(
+    labels: np.ndarray | None,
+    groups: np.ndarray | None,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    size: int,
+    names: list[str] | None,
+) -> dict[str, np.ndarray]:
+    if groups is None:
+        return cut(labels, val_fraction, test_fraction, seed, size, names)
+    check_fractions(val_fraction, test_fraction)
+    return folds.cut_groups(labels, groups, val_fraction, test_fraction, seed, names)
+
+
+def _folded(
+    labels: np.ndarray | None,
+    groups: np.ndarray | None,
+    val_fraction: float,
+    seed: int,
+    fold: str,
+    names: list[str] | None,
+    size: int,
+) -> dict[str, np.ndarray]:
+    number, of = folds.parse(fold)
+    test = folds.folds(labels, groups, of, seed, names, size)[number - 1]
+    rest = np.setdiff1d(np.arange(size), test)
+    if not 0 < val_fraction < 1 - 1 / of:
+        raise ConfigError(
+            f"'dataset.val_fraction' should leave some to train on beside a fold of 1/{of}. Found {val_fraction}."
+        )
+    parts = _cut(
+        labels[rest] if labels is not None else None,
+        groups[rest] if groups is not None else None,
+        val_fraction * size / len(rest),
+        0,
+        seed,
+        len(rest),
+        names,
+    )
+    return {"train": rest[parts["train"]], "val": rest[parts["val"]], "test": test}
+
+
+def _check_apart(groups: np.ndarray, own: dict[str, np.ndarray]) -> None:
+    """Raises ConfigError when the data's own splits tear a group apart."""
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        if both := sorted(map(str, set(groups[own[one]].tolist()) & set(groups[own[other]].tolist()))):
+            raise ConfigError(
+                f"{len(both)} group(s) stand in {one} and in {other}, such as {', '.join(both[:3])}. Mend the split column, "
+                "or have the splits cut (dataset.split=null)."
+            )
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    for key, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 <= value < 1 or val_fraction + test_fraction >= 1:
+            raise ConfigError(
+                f"'dataset.{key}' should be a share of the data that leaves some to train on. Found {value}."
+            )
 
 
 def cut(
@@ -24,11 +136,7 @@ def cut(
 
     Raises ConfigError when a class is too small to stand in every split.
     """
-    for key, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-        if not 0 <= value < 1 or val_fraction + test_fraction >= 1:
-            raise ConfigError(
-                f"'dataset.{key}' should be a share of the data that leaves some to train on. Found {value}."
-            )
+    check_fractions(val_fraction, test_fraction)
     wanted = 1 + (val_fraction > 0) + (test_fraction > 0)
     groups = [np.arange(size or 0)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
     random = np.random.default_rng(seed)
@@ -58,60 +166,8 @@ def cut(
     return {name: np.sort(np.concatenate(arrays)) for name, arrays in parts.items()}
 
 
-def _name(number: Any, names: list[str] | None) -> Any:
-    return names[number] if names and number is not None else number
-
-
 def _leave_one(size: int, n_val: int, n_test: int) -> tuple[int, int]:
     """Take from the larger of the two until one example is left to train on."""
     while n_val + n_test >= size:
         n_val, n_test = (n_val, n_test - 1) if n_test >= n_val else (n_val - 1, n_test)
     return n_val, n_test
-
-
-def subset(
-    train: np.ndarray,
-    labels: np.ndarray | None,
-    labels_per_class: int | None,
-    label_fraction: float | None,
-    seed: int,
-    names: list[str] | None = None,
-) -> np.ndarray:
-    """The training examples that are kept: the first so many of each class in an order drawn from `seed`, so that a
-    smaller subset of one seed is part of a larger one.
-
-    Raises ConfigError for more labels than there are, or both settings at once.
-    """
-    if labels_per_class is None and label_fraction is None:
-        return train
-    if labels_per_class is not None and label_fraction is not None:
-        raise ConfigError(
-            "Set one of 'dataset.labels_per_class' and 'dataset.label_fraction', not both: "
-            f"found {labels_per_class} and {label_fraction} (dataset.labels_per_class=null takes the first one back)."
-        )
-    random = np.random.default_rng(seed)
-    if labels is None:
-        if labels_per_class is not None:
-            raise ConfigError("'dataset.labels_per_class' needs a task with classes. Use 'dataset.label_fraction'.")
-        groups = {None: train}
-    else:
-        groups = {c: train[labels[train] == c] for c in np.unique(labels[train]) if c >= 0}
-    if label_fraction is not None and not 0 < label_fraction <= 1:
-        raise ConfigError(f"'dataset.label_fraction' should be above 0 and at most 1. Found {label_fraction}.")
-    kept = []
-    for number, group in groups.items():
-        if labels_per_class is None:
-            assert label_fraction is not None
-            count = max(1, round(label_fraction * len(group)))
-        else:
-            count = labels_per_class
-        if count < 1:
-            raise ConfigError(f"'dataset.labels_per_class' should be 1 or more, or null for all. Found {count}.")
-        if count > len(group):
-            name = _name(number, names)
-            raise ConfigError(
-                f"'dataset.labels_per_class' is {count}, but class '{name}' has {len(group)} training examples. "
-                f"Choose 1 to {min(len(g) for g in groups.values())}."
-            )
-        kept.append(random.permutation(group)[:count])
-    return np.sort(np.concatenate(kept))

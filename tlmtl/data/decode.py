@@ -1,0 +1,64 @@
+"""One image file to pixels: upright, 8 bits, grey or RGB, whatever the file holds."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# What is read; Pillow knows others, some of which start programs of their own (EPS).
+FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif",
+}  # fmt: skip
+
+
+def decode(path: str | Path, channels: int | None = None) -> np.ndarray:
+    """The file as uint8 (C, H, W); see `pixels`. Raises OSError, naming the reason, for what is no whole image."""
+    return pixels(opened(path), channels)
+
+
+def opened(path: str | Path) -> Any:
+    """The file as a PIL image, loaded. Raises OSError for what is no whole image or unreasonably large."""
+    from PIL import Image, UnidentifiedImageError
+
+    warnings.simplefilter(
+        "ignore", Image.DecompressionBombWarning
+    )  # half the size at which Pillow refuses: large scans
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            return image
+    except UnidentifiedImageError as error:
+        raise OSError("no image of a known format" if os.path.getsize(path) else "an empty file") from error
+    except Image.DecompressionBombError as error:
+        raise OSError(f"refused as too large: {error}") from error
+    except OSError as error:
+        raise OSError(error.strerror or str(error).replace(str(path), Path(path).name)) from error
+    except Exception as error:  # a broken file can end in anything, deep in a decoder
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def pixels(image: Any, channels: int | None = None) -> np.ndarray:
+    """A PIL image as uint8 (C, H, W), upright (EXIF), 16-bit grey scaled to 8 bits, transparency over white.
+
+    `channels` is 1, 3, or None for what the image holds. Colour comes as a view of (H, W, C). Raises OSError for floating
+    point, whose range nobody states.
+    """
+    from PIL import Image, ImageOps
+
+    mode = image.mode
+    image = ImageOps.exif_transpose(image)
+    if mode == "F":
+        raise OSError("32-bit floating point, whose range is not known: save it with 8 or 16 bits")
+    if mode.startswith("I"):  # 16 and 32 bits hold 16-bit scans
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    grey = mode in ("L", "1", "LA", "La") or mode.startswith("I")
+    wanted = channels or (1 if grey else 3)
+    array = np.array(image.convert("L" if wanted == 1 else "RGB"))
+    return array[None] if wanted == 1 else array.transpose(2, 0, 1)

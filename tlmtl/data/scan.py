@@ -1,0 +1,184 @@
+"""Every file of a data set is read once: is it a whole image, how large, and which pixels does it hold?
+
+What was found is kept in the cache (`scans/`), by file name, size and times, so that only files that are new or have
+changed are read again.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from tlmtl import files
+from tlmtl.data.decode import opened, pixels
+from tlmtl.data.images import FileImages, hash_pixels, in_threads
+from tlmtl.errors import ConfigError
+from tlmtl.progress import counted
+
+FIELDS = {"hash": "int64", "look": "uint64", "height": "int64", "width": "int64", "mode": "str", "error": "str"}
+VERSION = 1  # of what is found; another one is not read
+
+
+@dataclass
+class Facts:
+    """What one reading of N files found, aligned with them.
+
+    Arguments:
+        hash: int64, of the pixels.
+        look: uint64, a perceptual hash: pictures that look alike differ in few bits.
+        height, width: pixels, upright.
+        mode: Pillow's name of what the file holds (L, RGB, RGBA, P, I;16, ...).
+        error: why a file is no whole image; "" for a good one.
+    """
+
+    hash: np.ndarray
+    look: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    mode: np.ndarray
+    error: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.hash)
+
+    def __getitem__(self, where: Any) -> "Facts":
+        return Facts(*(getattr(self, name)[where] for name in FIELDS))
+
+    @property
+    def colour(self) -> np.ndarray:
+        """bool (N,): which are not grey."""
+        return ~np.isin(self.mode, ["L", "1", "LA", "La"]) & ~np.char.startswith(self.mode.astype(str), "I")
+
+
+def scan(paths: Sequence[str], cache: Path | None = None) -> Facts:
+    """Read every file once, or take what is known of it from the cache.
+
+    Arguments:
+        cache: the folder of cached things; None to read every file now.
+    """
+    stamps = np.array([_stamp(path) for path in paths], dtype=np.int64).reshape(-1, 3)
+    place = _place(paths, cache)
+    known = _known(place)
+    rows: list[Any] = [None] * len(paths)
+    for i, path in enumerate(paths):
+        if (kept := known.get(path)) is not None and kept[0] == tuple(stamps[i].tolist()):
+            rows[i] = kept[1]
+    missing = [i for i, row in enumerate(rows) if row is None]
+    with counted(len(missing), "Reading images, once") as tell:
+        for i, row in zip(missing, in_threads(lambda i: look_at(paths[i]), missing, tell), strict=True):
+            rows[i] = row
+    facts = Facts(*(np.array(column, dtype=kind) for column, kind in zip(_columns(rows), FIELDS.values(), strict=True)))
+    if place is not None and missing:
+        _keep(place, paths, stamps, facts)
+    return facts
+
+
+def look_at(source: Any) -> tuple[int, int, int, int, str, str]:
+    """The facts of one path, or of one loaded PIL image."""
+    try:
+        image = opened(source) if isinstance(source, str | Path) else source
+        found = pixels(image)
+    except OSError as error:
+        return 0, 0, 0, 0, "", str(error) or type(error).__name__
+    return hash_pixels(found), perceptual_hash(found), found.shape[1], found.shape[2], image.mode, ""
+
+
+def perceptual_hash(image: np.ndarray) -> int:
+    """64 bits of what an image (C, H, W) looks like: which of its 64 lowest frequencies are above their median.
+
+    Zauner 2010, "Implementation and benchmarking of perceptual image hash functions" (pHash), with an antialiased
+    bilinear filter for the reduction to 32x32.
+    """
+    from scipy.fft import dctn
+
+    small = F.interpolate(torch.from_numpy(image)[None].float(), (32, 32), mode="bilinear", antialias=True)
+    grey = small[0].mean(0).double().numpy()
+    low = dctn(grey)[:8, :8].ravel()
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def readable(facts: Facts, names: Sequence[str], on_bad_image: str) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Positions of the files that are whole images, and name and reason of the others.
+
+    Raises ConfigError naming the others, unless `on_bad_image` is "skip".
+    """
+    if on_bad_image not in ("error", "skip"):
+        raise ConfigError(f"'dataset.on_bad_image' should be error or skip. Found '{on_bad_image}'.")
+    good = np.flatnonzero(facts.error == "")
+    bad = [(names[i], str(facts.error[i])) for i in np.flatnonzero(facts.error != "").tolist()]
+    if bad and on_bad_image == "error":
+        named = "\n".join(f"  {name}: {reason}" for name, reason in bad[:5])
+        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise ConfigError(
+            f"Expected images, found {len(bad)} of {len(names)} files that cannot be read as such:\n{named}{more}\n"
+            "Remove or replace them, or leave them out with dataset.on_bad_image=skip (the row counts them)."
+        )
+    return good, bad
+
+
+def images_of(paths: Sequence[str], facts: Facts, where: np.ndarray) -> FileImages:
+    """The files at the positions `where`, as images."""
+    chosen = [paths[i] for i in where.tolist()]
+    return FileImages(lambda i: opened(chosen[i]), facts[where])
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    """Size, time of change and of status change: a file that was exchanged differs in one of them."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, -1, -1
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _columns(rows: Sequence[tuple]) -> list[Any]:
+    return list(zip(*rows, strict=True)) if rows else [[] for _ in FIELDS]
+
+
+def _place(paths: Sequence[str], cache: Path | None) -> Path | None:
+    if cache is None or not paths:
+        return None
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return cache / "scans" / f"{hashlib.sha256(top.encode()).hexdigest()[:16]}.parquet"
+
+
+def _known(place: Path | None) -> dict[str, tuple[tuple[int, int, int], tuple]]:
+    """By path: its stamp and facts. {} where nothing usable is kept."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if place is None or not place.is_file():
+        return {}
+    try:
+        table = parquet.read_table(place)
+        if (table.schema.metadata or {}).get(b"version") != str(VERSION).encode():
+            return {}
+        columns = [table[name].to_pylist() for name in ("path", "size", "mtime", "ctime", *FIELDS)]
+    except (OSError, KeyError, pa.ArrowException):
+        return {}
+    return {row[0]: (row[1:4], row[4:]) for row in zip(*columns, strict=True)}
+
+
+def _keep(place: Path, paths: Sequence[str], stamps: np.ndarray, facts: Facts) -> None:
+    """Keep what was found of the good files; bad ones are looked at again, a disk or a right may have been to blame."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    good = np.flatnonzero((facts.error == "") & (stamps[:, 0] >= 0))
+    columns: dict[str, Any] = {"path": [paths[i] for i in good.tolist()]}
+    columns |= {name: stamps[good, i] for i, name in enumerate(("size", "mtime", "ctime"))}
+    columns |= {name: getattr(facts, name)[good] for name in FIELDS}
+    table = pa.table({name: pa.array(list(v) if v.dtype.kind == "U" else v) if isinstance(v, np.ndarray) else pa.array(v)
+                      for name, v in columns.items()})  # fmt: skip
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        files.write(place, lambda temporary: parquet.write_table(
+            table.replace_schema_metadata({"version": str(VERSION)}), temporary))  # fmt: skip
+    except OSError:  # a cache that cannot be written costs time, nothing else
+        pass
