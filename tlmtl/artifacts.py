@@ -59,10 +59,16 @@ def _listed(target: Tensor, there: Tensor) -> list[Any]:
 
 
 def write_model(
-    path: Path, cfg: DictConfig, encoder: Encoder, data: Data, source: Source | None, model: nn.Module
+    path: Path,
+    cfg: DictConfig,
+    encoder: Encoder,
+    data: Data,
+    source: Source | None,
+    model: nn.Module,
+    shape: tuple[int, ...],
 ) -> None:
     """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the model's config,
-    pre-processing, tasks with their classes and scales. The tensor `tlmtl.seen_inputs` holds hashes of every image that
+    pre-processing, `shape` (C, H, W) of an input, tasks with their classes and scales. The tensor `tlmtl.seen_inputs` holds hashes of every image that
     the parameters were trained on, its source's included, so that no later run is tested on one of them unawares."""
     from safetensors.torch import save_file
 
@@ -75,6 +81,7 @@ def write_model(
         "model": OmegaConf.to_container(cfg.model, resolve=True),
         "sharing": OmegaConf.to_container(cfg.sharing, resolve=True),
         "channels": data.channels,
+        "shape": list(shape),
         "preprocess": encoder.preprocess.as_dict(),
         "tasks": {name: task.describe() for name, task in data.tasks.items()},
     }

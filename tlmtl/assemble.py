@@ -61,6 +61,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     labels = data.labels("train")
     data.tasks = with_class_weights(data.tasks, labels, cfg.train.class_weights)
     draws = draw_weights(data.tasks, labels, cfg.train.sampler)
+    data.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20
     encoder = _encoder(cfg, data.channels)
     terms = {n: _seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
     check_layers(encoder.blocks, layers_of(list(terms.values())))
@@ -137,11 +138,18 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
         forward=torch.compile(parts.model) if cfg.hardware.compile else None,
         source_model=parts.source_model,
         accumulate=train.accumulate,
+        lookahead=max(stream.lookahead for stream in parts.streams.values()),
         clip=train.clip,
         patience=None if patience is None else units.steps(patience, "train.early_stopping"),
         ema=ema,
         draw_weights=parts.draw_weights,
     )
+
+
+def _megabytes(value: int) -> int:
+    if value < 0:
+        raise ConfigError(f"'hardware.images_mb' should be 0 or more megabytes. Found {value}.")
+    return value
 
 
 def _encoder(cfg: DictConfig, channels: int) -> Encoder:

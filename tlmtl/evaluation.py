@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tlmtl.data.feed import ahead
 from tlmtl.data.streams import Stream
 from tlmtl.tasks.base import Task
 
@@ -61,9 +62,10 @@ def evaluate(
     model.eval()
     names = list(tasks)
     outputs: dict[str, list[Tensor]] = {name: [] for name in names}
-    for indices in torch.arange(len(stream)).split(EVALUATION_BATCH):
+    parts = torch.arange(len(stream)).split(EVALUATION_BATCH)
+    for part, _ in ahead(lambda indices: stream.part(indices).to(device, memory_format), parts, stream.lookahead):
         with autocast():
-            heads = model(stream.part(indices).to(device, memory_format).input, names).heads
+            heads = model(part.input, names).heads
         for name in names:
             outputs[name].append(heads[name].float().cpu())
     for module, training in modes:

@@ -102,7 +102,8 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
     found: Any = OmegaConf.to_container(cfg)
     for key in IGNORED:
         found.pop(key, None)
-    found["hardware"].pop("workers", None)
+    for key in ("workers", "images_mb"):
+        found["hardware"].pop(key, None)
     found["tasks"] = chosen_tasks(cfg)
     found["terms"] = OmegaConf.to_container(OmegaConf.create(terms_of(cfg)))
     found["strategy"] = {

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from torch import nn
 
@@ -164,7 +165,8 @@ def _finish(
         predictions = {split: predict(split) for split in ("val", "test")}
     found = {s: {name: measure(task, predictions[s]) for name, task in made.tasks.items()} for s in predictions}
     artifacts.write_predictions(folder.path / "predictions.parquet", parts.data, predictions)
-    artifacts.write_model(folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model)
+    shape = tuple(made.validation.part(torch.tensor([0])).input.shape[1:])
+    artifacts.write_model(folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shape)
     seconds, trained = state.seconds, parts.groups.trained()
     costs = {
         "steps": state.step,

@@ -6,11 +6,14 @@ backward, clip, step; now and then evaluate on validation and save.
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
 
-from tlmtl.data.streams import Batch, Part, generator_for, plan
+from tlmtl.data.feed import ahead
+from tlmtl.data.streams import Batch, generator_for, plan
 from tlmtl.errors import TrainingError
 from tlmtl.evaluation import evaluate, measure, selection_score
 from tlmtl.models.encoder import encode
@@ -20,16 +23,13 @@ from tlmtl.training import Setup, State, Watch
 
 def fit(setup: Setup, state: State, watch: Watch) -> None:
     """Train from `state.step` until the run's end, or until validation stops getting better."""
-    first = True
-    while state.step < setup.total and not state.stopped:
-        epoch, offset = divmod(state.step, setup.steps_per_epoch)
-        sizes = {name: len(stream) for name, stream in setup.streams.items()}
-        for draw in plan(sizes, setup.batch_size, setup.seed, epoch, setup.draw_weights)[offset:]:
+    if state.stopped:
+        return
+    first = state.step
+    with closing(ahead(lambda draw: _batch(setup, *draw), _draws(setup, state.step), setup.lookahead)) as feed:
+        for batch, waited in feed:
             began = time.perf_counter()
-            batch = {name: _part(setup, name, indices, state.step) for name, indices in draw.items()}
-            waited = time.perf_counter() - began
-            rate = setup.groups.begin(state.step, first)
-            first = False
+            rate = setup.groups.begin(state.step, state.step == first)
             losses = _step(setup, batch, state.step)
             if setup.ema is not None:
                 setup.ema.update_parameters(setup.model)
@@ -39,19 +39,33 @@ def fit(setup: Setup, state: State, watch: Watch) -> None:
                 total, count = state.sums.get(name, (0.0, 0))
                 state.sums[name] = (total + value, count + 1)
             state.seconds["wait"] += waited
-            state.seconds["train"] += time.perf_counter() - began
+            state.seconds["train"] += waited + time.perf_counter() - began
             watch.stepped(state, losses)
             if state.step % setup.evaluate_every == 0 or state.step == setup.total:
                 _validate(setup, state, watch, rate)
             if state.step % setup.checkpoint_every == 0 and state.step < setup.total:
                 watch.save(state)
-            if state.stopped or state.step == setup.total:
-                return
+            if state.stopped:
+                break
 
 
-def _part(setup: Setup, name: str, indices: Tensor, step: int) -> Part:
-    part = setup.streams[name].part(indices, generator_for("augment", setup.seed, name, step))
-    return part.to(setup.device, setup.memory_format)
+def _draws(setup: Setup, step: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """What every step from `step` on draws from the streams."""
+    sizes = {name: len(stream) for name, stream in setup.streams.items()}
+    while step < setup.total:
+        epoch, offset = divmod(step, setup.steps_per_epoch)
+        draws = plan(sizes, setup.batch_size, setup.seed, epoch, setup.draw_weights)[offset:]
+        yield from zip(range(step, setup.total), draws, strict=False)
+        step += len(draws)
+
+
+def _batch(setup: Setup, step: int, draw: dict[str, Tensor]) -> Batch:
+    """The parts of a step's batch, augmented as that step has them, on the device."""
+    made = {}
+    for name, indices in draw.items():
+        part = setup.streams[name].part(indices, generator_for("augment", setup.seed, name, step))
+        made[name] = part.to(setup.device, setup.memory_format)
+    return made
 
 
 def _step(setup: Setup, batch: Batch, number: int) -> dict[str, float]:

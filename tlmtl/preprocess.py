@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+STRIP = 16  # times as long as wide: of a longer picture only the middle is looked at where the model crops
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -40,6 +42,11 @@ class Preprocess:
 def fit(images: Tensor, preprocess: Preprocess) -> Tensor:
     """Resize and crop uint8 images (N, C, H, W), rounded to uint8 again."""
     height, width = images.shape[-2:]
+    if preprocess.crop and max(height, width) > STRIP * min(
+        height, width
+    ):  # scaled whole, a strip could fill the memory
+        images = _window(images, min(height, STRIP * width), min(width, STRIP * height))
+        height, width = images.shape[-2:]
     scale = preprocess.resize / min(height, width)
     size = [max(preprocess.resize, round(height * scale)), max(preprocess.resize, round(width * scale))]
     if (height, width) != tuple(size):
@@ -49,19 +56,33 @@ def fit(images: Tensor, preprocess: Preprocess) -> Tensor:
             resized = F.interpolate(images.float(), size, mode=preprocess.interpolation, antialias=True)
             images = resized.round_().clamp_(0, 255).to(torch.uint8)
     if preprocess.crop:
-        images = _centre_crop(images, preprocess.crop)
+        images = _window(images, preprocess.crop, preprocess.crop)
     return images.contiguous()
 
 
-def _centre_crop(images: Tensor, side: int) -> Tensor:
-    """Centre crop to (side, side); an image smaller than that is padded with zeros, as torchvision does."""
+def cover(images: Tensor, preprocess: Preprocess, size: tuple[int, int]) -> Tensor:
+    """Images of any shape (N, C, H, W) as a model that was trained on inputs of `size` takes them.
+
+    Where the model crops to a square, or the picture has the shape of those it was trained on, that is `fit`. Any other
+    picture is scaled until it covers `size`, then cropped in its centre.
+    """
+    if preprocess.crop:
+        return fit(images, preprocess)
     height, width = images.shape[-2:]
-    if height < side or width < side:
-        pad_h, pad_w = max(side - height, 0), max(side - width, 0)
+    scale = max(size[0] / height, size[1] / width)
+    resized = dataclasses.replace(preprocess, resize=max(1, round(min(height, width) * scale)))
+    return _window(fit(images, resized), *size).contiguous()
+
+
+def _window(images: Tensor, rows: int, columns: int) -> Tensor:
+    """The middle of the images; where they are smaller it is padded with zeros, as torchvision does."""
+    height, width = images.shape[-2:]
+    if height < rows or width < columns:
+        pad_h, pad_w = max(rows - height, 0), max(columns - width, 0)
         images = F.pad(images, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2))
         height, width = images.shape[-2:]
-    top, left = round((height - side) / 2), round((width - side) / 2)
-    return images[..., top : top + side, left : left + side]
+    top, left = round((height - rows) / 2), round((width - columns) / 2)
+    return images[..., top : top + rows, left : left + columns]
 
 
 class Normalize:

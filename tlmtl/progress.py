@@ -131,9 +131,12 @@ def choose(wanted: bool, label: str) -> Progress:
 
 
 @contextmanager
-def counted(total: int, label: str, patience: float = 1.0) -> Iterator[Callable[[], None]]:
-    """Gives a function to be called after each of `total` things. What lasts longer than `patience` seconds is shown on
-    standard error: a bar on a terminal, a line every half a minute elsewhere."""
+def counted(total: int, label: str, patience: float = 1.0) -> Iterator[Callable[..., None]]:
+    """Gives a function to be called after each of `total` things, or after several with their number.
+
+    What lasts longer than `patience` seconds is shown on standard error: a bar on a terminal, a line every half a minute
+    elsewhere.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
@@ -146,9 +149,9 @@ def counted(total: int, label: str, patience: float = 1.0) -> Iterator[Callable[
     )
     bar, began, done, told = None, time.monotonic(), 0, time.monotonic()
 
-    def tell() -> None:
+    def tell(number: int = 1) -> None:
         nonlocal bar, done, told
-        done, now = done + 1, time.monotonic()
+        done, now = done + number, time.monotonic()
         if now - began < patience:
             return
         if sys.stderr.isatty():

@@ -78,6 +78,7 @@ class Hardware:
     memory_format: str = "contiguous"
     compile: bool = False
     workers: int | None = None
+    images_mb: int = 2048  # resized images up to so many MB are kept in memory; more are streamed from the files
 
 
 @dataclass

@@ -45,6 +45,7 @@ class Setup:
     accumulate: int = 1
     clip: float | None = None
     patience: int | None = None
+    lookahead: int = 0  # batches prepared in the background
     ema: AveragedModel | None = None
     draw_weights: Tensor | None = None  # (n,): how likely each training example is drawn; None: each once an epoch
 

@@ -43,13 +43,16 @@ class Data:
     augment: str
     hash: str  # of images, labels and splits
     subset_hash: str  # of the training examples that are kept
+    in_memory: int = 2 * 2**30  # bytes up to which resized images are kept
 
     @property
     def channels(self) -> int:
         return self.examples.images.channels
 
     def stream(self, split: str, preprocess: Preprocess) -> Stream:
+        """A split as a model takes it. All splits together are kept in memory, resized, or none of them is."""
         where = torch.from_numpy(self.splits[split])
+        size = self.examples.images.bytes_each(preprocess) * sum(map(len, self.splits.values()))
         return Stream(
             split,
             self.examples.images,
@@ -58,6 +61,7 @@ class Data:
             {name: mask[where] for name, mask in self.mask.items()},
             preprocess,
             self.augment,
+            keep=size <= self.in_memory,
         )
 
     def labels(self, split: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -82,8 +86,7 @@ def load(node: DictConfig, tasks: Any, allow: list[str], cache: Path | None = No
     across splits, more labels asked for than there are.
     """
     common, family = check_dataset(node, "dataset")
-    shared = {key: common[key] for key in ("split_seed", "val_fraction", "test_fraction", "fold", "on_duplicate")}
-    shared["kinds"] = {common.tasks[name].target or name: common.tasks[name].kind for name in common.tasks}
+    shared = {**shared_settings(common), "fold": common.fold, "on_duplicate": common.on_duplicate}
     examples, splits, data_hash = _examples(
         json.dumps([plain(family), shared], sort_keys=True), tuple(allow), _stamp(family), cache
     )
@@ -108,7 +111,7 @@ def load(node: DictConfig, tasks: Any, allow: list[str], cache: Path | None = No
     )
     made = {}
     for name in chosen:
-        _check_seen(examples, splits, columns[name])
+        check_seen(examples, splits, columns[name])
         column = examples.columns[columns[name]]
         made[name] = make_task(name, common.tasks[name], column[train], examples.classes.get(columns[name]))
     encoded = {name: task.encode(examples.columns[columns[name]]) for name, task in made.items()}
@@ -140,7 +143,13 @@ def with_tasks(node: DictConfig, where: str, allow: list[str]) -> DictConfig:
     return filled
 
 
-def _check_seen(examples: Examples, splits: dict[str, np.ndarray], column: str) -> None:
+def shared_settings(common: DictConfig) -> dict[str, Any]:
+    """What every family is given of the common settings, if it asks for it."""
+    kinds = {common.tasks[name].target or name: common.tasks[name].kind for name in common.tasks}
+    return {**{key: common[key] for key in ("split_seed", "val_fraction", "test_fraction")}, "kinds": kinds}
+
+
+def check_seen(examples: Examples, splits: dict[str, np.ndarray], column: str) -> None:
     """Raises ConfigError for a class in val or test that train has no example of."""
     labels = examples.columns[column]
     if column not in examples.classes or labels.ndim > 1:

@@ -2,13 +2,14 @@
 
 import os
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 # What is read; Pillow knows others, some of which start programs of their own (EPS).
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp", ".gif",
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif",
@@ -28,7 +29,7 @@ def opened(path: str | Path) -> Any:
         "ignore", Image.DecompressionBombWarning
     )  # half the size at which Pillow refuses: large scans
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=_formats()) as image:
             image.load()
             return image
     except UnidentifiedImageError as error:
@@ -39,6 +40,14 @@ def opened(path: str | Path) -> Any:
         raise OSError(error.strerror or str(error).replace(str(path), Path(path).name)) from error
     except Exception as error:  # a broken file can end in anything, deep in a decoder
         raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # some can be left out when Pillow is built
 
 
 def pixels(image: Any, channels: int | None = None) -> np.ndarray:

@@ -6,8 +6,10 @@ pre-processing and is not known when a data set is found. Values are scaled late
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -42,8 +44,8 @@ class Images(Protocol):
         """int64 (N,): a hash of every image's own pixels, the same wherever the image is stored."""
         ...
 
-    def bytes_in_memory(self, preprocess: Preprocess) -> int:
-        """What all images would take once resized and cropped."""
+    def bytes_each(self, preprocess: Preprocess) -> int:
+        """What one image takes once resized and cropped."""
         ...
 
 
@@ -66,8 +68,8 @@ class ArrayImages:
     def hashes(self) -> np.ndarray:
         return np.array([hash_pixels(image) for image in self.pixels.numpy()], dtype=np.int64)
 
-    def bytes_in_memory(self, preprocess: Preprocess) -> int:
-        return len(self) * self.read(torch.tensor([0]), preprocess).numel()
+    def bytes_each(self, preprocess: Preprocess) -> int:
+        return self.read(torch.tensor([0]), preprocess).numel()
 
 
 class FileImages:
@@ -99,27 +101,37 @@ class FileImages:
     def hashes(self) -> np.ndarray:
         return self.facts.hash
 
-    def bytes_in_memory(self, preprocess: Preprocess) -> int:
-        return len(self) * self.read(torch.tensor([0]), preprocess).numel()
+    def bytes_each(self, preprocess: Preprocess) -> int:
+        return self.read(torch.tensor([0]), preprocess).numel()
 
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores(), thread_name_prefix="tlmtl-images")
+
+
 def in_threads(function: Callable[[T], R], items: Sequence[T], tell: Callable[[], object] = lambda: None) -> list[R]:
     """`[function(item) for item in items]`, by as many threads as there are cores; `tell` is called after each."""
     if len(items) < 2:
         return [function(item) for item in items]
-    found = []
-    with ThreadPoolExecutor(cores()) as pool:
-        try:
-            for result in pool.map(function, items):
-                found.append(result)
+    found: list[R] = []
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(_pool().submit(function, item))
+            if len(waiting) > 8 * cores():  # a few each, so that a million items are not a million futures
+                found.append(waiting.popleft().result())
                 tell()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C is not to wait for what nobody wants any more
-            raise
+        while waiting:
+            found.append(waiting.popleft().result())
+            tell()
+    finally:
+        for future in waiting:  # after an error or Ctrl-C nobody wants the others any more
+            future.cancel()
     return found
 
 

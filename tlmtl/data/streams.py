@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from tlmtl.data.augment import augmentation
+from tlmtl.data.feed import DEPTH
 from tlmtl.data.images import Images
 from tlmtl.preprocess import Normalize, Preprocess
+from tlmtl.progress import counted
 
-IN_MEMORY = 2 * 2**30  # bytes up to which a split's resized images are kept in memory
+READ_AT_ONCE = 256  # images
 
 
 @dataclass
@@ -70,6 +72,8 @@ class Stream:
         targets, mask: by task, (n,), aligned with `where`; targets are (n, K) for several labels.
         preprocess: what the model's parameters expect.
         augment: name of the random augmentation of training batches.
+        keep: read all images now and keep them, resized; else each is read when a batch wants it, and what is in memory
+            does not grow with the data set.
     """
 
     def __init__(
@@ -81,16 +85,27 @@ class Stream:
         mask: dict[str, Tensor],
         preprocess: Preprocess,
         augment: str = "none",
+        keep: bool = True,
     ) -> None:
         self.name, self.images, self.where = name, images, where
         self.targets, self.mask, self.preprocess = targets, mask, preprocess
         self.complete = {task: bool(there.all()) for task, there in mask.items()}
         self.normalize, self.augment = Normalize(preprocess), augmentation(augment)
-        share = len(where) / max(1, len(images))
-        self.kept = images.read(where, preprocess) if images.bytes_in_memory(preprocess) * share <= IN_MEMORY else None
+        self.kept = self._read() if keep and len(where) else None
+        self.lookahead = DEPTH if self.kept is None else 0
 
     def __len__(self) -> int:
         return len(self.where)
+
+    def _read(self) -> Tensor:
+        """All images, uint8 (n, C, H, W)."""
+        first = self.images.read(self.where[:1], self.preprocess)
+        kept = torch.empty(len(self), *first.shape[1:], dtype=torch.uint8)
+        with counted(len(self), "Reading images") as tell:
+            for at in torch.arange(len(self)).split(READ_AT_ONCE):
+                kept[at] = self.images.read(self.where[at], self.preprocess)
+                tell(len(at))
+        return kept
 
     def part(self, indices: Tensor, generator: torch.Generator | None = None) -> Part:
         """The examples at `indices` (n,); augmented when a generator is given, as in training."""
@@ -128,8 +143,8 @@ def plan(
 
     An epoch is one pass over the stream `target`, in batches of nearly equal length (so that none of three or more is
     left with a single example, which batch norm cannot take). With `weights` (n,), which need not sum to 1, it is as many
-    examples drawn with replacement, each as likely as its weight says. Other streams go on from where they were and start again
-    when they end.
+    examples drawn with replacement, each as likely as its weight says. Other streams go on from where they were and start
+    again when they end.
     """
     steps = steps_per_epoch(sizes["target"], batch_size)
     drawn: list[dict[str, Tensor]] = [{} for _ in range(steps)]

@@ -134,18 +134,24 @@ def check_share(min_loaded: float) -> None:
         raise ConfigError(f"'source.min_loaded' should be a share from 0 to 1. Found {min_loaded}.")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """A finished run's `run.json`. Raises ConfigError for anything else."""
+def read_record(folder: Path, where: str = "source.path", use: str = "a source") -> dict[str, Any]:
+    """A finished run's `run.json`. Raises ConfigError for anything else, naming the key `where` and the `use` made of it."""
     path = folder / "run.json"
     if not path.is_file():
-        raise ConfigError(f"Expected the folder of a run, found no run.json in {folder} (source.path).")
+        found = sorted(one.parent.name for one in folder.glob("*/run.json"))
+        if found:
+            raise ConfigError(
+                f"{folder} holds {len(found)} runs, and one is wanted ({where}): choose one of them, such as "
+                f"{folder / found[0]}."
+            )
+        raise ConfigError(f"Expected the folder of a run, found no run.json in {folder} ({where}).")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         status = record["status"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is broken: {error}. Choose another run (source.path).") from error
+        raise ConfigError(f"{path} is broken: {error}. Choose another run ({where}).") from error
     if status != "done":
-        raise ConfigError(f"The run in {folder} is not finished (status {status}): a source should be (source.path).")
+        raise ConfigError(f"The run in {folder} is not finished (status {status}): {use} should be ({where}).")
     return record
 
 
