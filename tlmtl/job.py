@@ -165,7 +165,7 @@ def _finish(
         predictions = {split: predict(split) for split in ("val", "test")}
     found = {s: {name: measure(task, predictions[s]) for name, task in made.tasks.items()} for s in predictions}
     artifacts.write_predictions(folder.path / "predictions.parquet", parts.data, predictions)
-    shape = tuple(made.validation.part(torch.tensor([0])).input.shape[1:])
+    shape = tuple(made.streams["target"].part(torch.tensor([0])).input.shape[1:])
     artifacts.write_model(folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shape)
     seconds, trained = state.seconds, parts.groups.trained()
     costs = {

@@ -52,7 +52,8 @@ class Data:
     def stream(self, split: str, preprocess: Preprocess) -> Stream:
         """A split as a model takes it. All splits together are kept in memory, resized, or none of them is."""
         where = torch.from_numpy(self.splits[split])
-        size = self.examples.images.bytes_each(preprocess) * sum(map(len, self.splits.values()))
+        one = torch.from_numpy(self.splits["train"][:1])
+        size = self.examples.images.bytes_each(one, preprocess) * sum(map(len, self.splits.values()))
         return Stream(
             split,
             self.examples.images,
@@ -99,16 +100,7 @@ def load(node: DictConfig, tasks: Any, allow: list[str], cache: Path | None = No
                 f"'dataset.tasks.{name}' reads the column '{column}', which is not there."
                 f"{nearest(column, list(examples.columns))} Found: {', '.join(examples.columns)}."
             )
-    classed = [columns[n] for n in common.tasks if columns[n] in examples.classes]
-    anchor = next((column for column in classed if examples.columns[column].ndim == 1), None)
-    train = subset(
-        splits["train"],
-        examples.columns[anchor] if anchor else None,
-        common.labels_per_class,
-        common.label_fraction,
-        common.subset_seed,
-        examples.classes.get(anchor or ""),
-    )
+    train = labelled(examples, common, splits["train"])
     made = {}
     for name in chosen:
         check_seen(examples, splits, columns[name])
@@ -147,6 +139,20 @@ def shared_settings(common: DictConfig) -> dict[str, Any]:
     """What every family is given of the common settings, if it asks for it."""
     kinds = {common.tasks[name].target or name: common.tasks[name].kind for name in common.tasks}
     return {**{key: common[key] for key in ("split_seed", "val_fraction", "test_fraction")}, "kinds": kinds}
+
+
+def labelled(examples: Examples, common: DictConfig, train: np.ndarray) -> np.ndarray:
+    """The training examples that `labels_per_class` or `label_fraction` keep, by the first task with one class each."""
+    columns = [common.tasks[name].target or name for name in common.tasks]
+    anchor = next((c for c in columns if c in examples.classes and examples.columns[c].ndim == 1), None)
+    return subset(
+        train,
+        examples.columns[anchor] if anchor else None,
+        common.labels_per_class,
+        common.label_fraction,
+        common.subset_seed,
+        examples.classes.get(anchor or ""),
+    )
 
 
 def check_seen(examples: Examples, splits: dict[str, np.ndarray], column: str) -> None:

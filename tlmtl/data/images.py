@@ -44,8 +44,8 @@ class Images(Protocol):
         """int64 (N,): a hash of every image's own pixels, the same wherever the image is stored."""
         ...
 
-    def bytes_each(self, preprocess: Preprocess) -> int:
-        """What one image takes once resized and cropped."""
+    def bytes_each(self, index: Tensor, preprocess: Preprocess) -> int:
+        """What the image at `index` (1,) takes once resized and cropped."""
         ...
 
 
@@ -68,8 +68,8 @@ class ArrayImages:
     def hashes(self) -> np.ndarray:
         return np.array([hash_pixels(image) for image in self.pixels.numpy()], dtype=np.int64)
 
-    def bytes_each(self, preprocess: Preprocess) -> int:
-        return self.read(torch.tensor([0]), preprocess).numel()
+    def bytes_each(self, index: Tensor, preprocess: Preprocess) -> int:
+        return self.read(index, preprocess).numel()
 
 
 class FileImages:
@@ -101,8 +101,8 @@ class FileImages:
     def hashes(self) -> np.ndarray:
         return self.facts.hash
 
-    def bytes_each(self, preprocess: Preprocess) -> int:
-        return self.read(torch.tensor([0]), preprocess).numel()
+    def bytes_each(self, index: Tensor, preprocess: Preprocess) -> int:
+        return self.read(index, preprocess).numel()
 
 
 def cores() -> int:
