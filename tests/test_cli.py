@@ -36,7 +36,7 @@ def test_help(main, flag):
     assert said.code == 0 and said.out == HELP["tlmtl"] + "\n"
 
 
-@pytest.mark.parametrize("command", ["tlmtl", "train", "compare", "list"])
+@pytest.mark.parametrize("command", ["tlmtl", "train", "check", "compare", "list"])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_has_five_examples_and_imports_nothing_heavy(command, flag):
     words = [flag] if command == "tlmtl" else [command, "seed=1", flag]

@@ -1,7 +1,7 @@
 """The front door: finds the command, answers `--help` at once, turns errors into messages and exit codes.
 
-Exit codes: 0 done, 1 a run failed, 2 a wrong command or config, 75 preempted, 130 interrupted. Nothing here imports
-torch or Hydra before a command needs them.
+Exit codes: 0 done, 1 a run failed or a check found what would be refused, 2 a wrong command or config, 75 preempted, 130
+interrupted. Nothing here imports torch or Hydra before a command needs them.
 """
 
 import os
@@ -11,7 +11,7 @@ from tlmtl import __version__
 from tlmtl.errors import ConfigError, TlmtlError, nearest
 from tlmtl.help import HELP
 
-COMMANDS = ("train", "compare", "list")
+COMMANDS = ("train", "check", "predict", "compare", "list")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,6 +63,11 @@ def dispatch(words: list[str]) -> int:
         from tlmtl.compare.command import main as compare
 
         return compare(rest)
+    if command == "predict":
+        from tlmtl.predict.command import main as predict
+
+        return predict(rest)
     from tlmtl import commands
 
-    return commands.show(rest) if command == "list" else commands.train(rest)
+    behind = {"train": commands.train, "check": commands.check, "list": commands.show}
+    return behind[command](rest)

@@ -1,10 +1,11 @@
-"""What stands behind `tlmtl train`, `tlmtl list` and tab completion. Hydra is imported here, torch only by a run."""
+"""What stands behind `tlmtl train`, `check`, `list` and tab completion. Hydra is imported here, torch only by what needs it."""
 
 import contextlib
 import logging
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,7 +35,25 @@ def flags_first(words: list[str]) -> list[str]:
 
 
 def train(words: list[str]) -> int:
-    """`tlmtl train`: Hydra composes, this program checks and runs. Returns the exit code."""
+    """`tlmtl train`: one run, or a sweep. Returns the exit code."""
+    return with_hydra(words, _run)
+
+
+def check(words: list[str]) -> int:
+    """`tlmtl check`: what a data set holds. Returns 1 when there is something in it that `tlmtl train` would refuse."""
+    from tlmtl.check import command
+
+    rest, flags = command.parse(words)
+    return with_hydra(rest, lambda cfg: command.run(cfg, flags), "check")
+
+
+def with_hydra(words: list[str], act: Callable[[Any], int], command: str = "train") -> int:
+    """Hydra composes, this program checks, and `act` is given the config of one run. Returns the exit code, which is
+    what `act` returns.
+
+    Arguments:
+        command: the one that was typed; only `train` makes sweeps and goes on with runs.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printing
     from hydra._internal.utils import _run_hydra, get_args_parser
 
@@ -49,13 +68,16 @@ def train(words: list[str]) -> int:
     show_log()
     with tempfile.TemporaryDirectory(prefix="tlmtl-") as scratch:
         try:
-            _check_flags(args)
+            _check_flags(args, command)
             if not shows:
                 # Hydra's sweeper insists on a place for a multirun.yaml
                 args.overrides.insert(0, f"hydra.sweep.dir={scratch}")
                 guard(args, composition.CONFIG_MODULE)
+            codes: list[int] = []
             failed: list[Exception] = []
-            _run_hydra(args, parser, lambda cfg: _one(cfg, args.overrides, failed), "pkg://tlmtl.conf", "config")
+            _run_hydra(
+                args, parser, lambda cfg: _one(cfg, args.overrides, act, codes, failed), "pkg://tlmtl.conf", "config"
+            )
             if failed:
                 raise failed[0]
         except SystemExit as error:
@@ -65,16 +87,21 @@ def train(words: list[str]) -> int:
             if explained is error:
                 raise
             raise explained from error
-    return 0
+    return max(codes, default=0)
 
 
 def _wrong_flag(message: str) -> NoReturn:
     raise ConfigError(f"{message[:1].upper()}{message[1:]}. `tlmtl train --help` shows the flags there are.")
 
 
-def _check_flags(args: Any) -> None:
+def _check_flags(args: Any, command: str) -> None:
     """Raises ConfigError for flags that cannot be had, or not together; `--cfg` and `--info` show a sweep's first job."""
     from tlmtl import composition
+
+    if command != "train" and args.multirun:
+        raise ConfigError(
+            f"`tlmtl {command}` looks at one config: leave out -m (--multirun), which is for `tlmtl train`."
+        )
 
     if args.config_dir and not Path(args.config_dir).is_dir():
         raise ConfigError(f"--config-dir should be a folder. Found nothing at {args.config_dir}.")
@@ -84,6 +111,10 @@ def _check_flags(args: Any) -> None:
             "resume=FOLDER goes on with a run."
         )
     keys = [item.split("=")[0].lstrip("+") for item in args.overrides]
+    if "resume" in keys and command != "train":
+        raise ConfigError(
+            f"resume=FOLDER is for `tlmtl train`. `tlmtl {command}` takes the overrides of the run itself."
+        )
     if "resume" in keys:
         others = [key for key in keys if key.split(".")[0] not in ("resume", "output", "progress", "allow", "hydra")]
         if args.multirun or others:
@@ -102,22 +133,26 @@ def _check_flags(args: Any) -> None:
         raise ConfigError(f"These flags do not go together: {', '.join('--' + n.replace('_', '-') for n in chosen)}.")
 
 
-def _one(cfg: Any, said: list[str], failed: list[Exception]) -> None:
-    """Hydra's task function: one run, with what Hydra composed. An error is kept for `train`, past Hydra's own report."""
+def _one(cfg: Any, said: list[str], act: Callable[[Any], int], codes: list[int], failed: list[Exception]) -> None:
+    """Hydra's task function, with what Hydra composed. An error is kept for `with_hydra`, past Hydra's own report."""
     from hydra.core.hydra_config import HydraConfig
 
     from tlmtl import composition
 
     try:
-        composed = composition.finish(composition.with_hydra_node(cfg, HydraConfig.get()), said)
-        from tlmtl import api
-        from tlmtl.compare import table
-
-        result = api.run(composed)
-        table.show(result.rows)
-        print(f"Everything about this run is in {result.folder}")
+        codes.append(act(composition.finish(composition.with_hydra_node(cfg, HydraConfig.get()), said)))
     except Exception as error:
         failed.append(error)
+
+
+def _run(cfg: Any) -> int:
+    from tlmtl import api
+    from tlmtl.compare import table
+
+    result = api.run(cfg)
+    table.show(result.rows)
+    print(f"Everything about this run is in {result.folder}")
+    return 0
 
 
 def show(words: list[str]) -> int:
@@ -151,11 +186,11 @@ def complete(words: list[str]) -> int:
     line = os.environ.get("COMP_LINE", "")
     typed = line.split()
     if len(typed) < 2 or (len(typed) == 2 and not line.endswith(" ")):
-        print("train compare list --help --version")
+        print("train check predict compare list --help --version")
         return 0
     if typed[1] == "list":
         print(" ".join(GROUP_NAMES))
-    if typed[1] != "train":
+    if typed[1] not in ("train", "check"):
         return 0
     os.environ["COMP_LINE"] = " ".join([typed[0], *typed[2:]]) + (" " if line.endswith(" ") else "")
     with contextlib.suppress(Exception), contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: PTH123

@@ -5,6 +5,8 @@ HELP = {
 tlmtl: compare ways to transfer and to share, by numbers that can be trusted
 
   tlmtl train [OVERRIDES] [-m]   one run, or a sweep with -m
+  tlmtl check [OVERRIDES]        what a data set holds, before training
+  tlmtl predict RUN PATH...      labels for new images, from a run's folder alone
   tlmtl compare PATH...          results of runs and sweeps, side by side
   tlmtl list [GROUP]             what there is to choose from
 
@@ -12,6 +14,7 @@ Examples:
   tlmtl train                                                    # seconds on a CPU, without a network
   tlmtl train strategy=finetune_all
   tlmtl train -m strategy=from_scratch,linear_probe,finetune_all seed=0,1,2
+  tlmtl check dataset=folder dataset.root=my_images
   tlmtl train dataset=folder dataset.root=my_images
   tlmtl compare outputs/sweeps/latest
 
@@ -37,6 +40,50 @@ Flags, in any position:
   --shell-completion install=bash    eval "$(tlmtl train -sc install=bash)" gives tab completion
   --hydra-help           Hydra's own help
   --debug                show the traceback of an error
+""",
+    "check": """\
+tlmtl check [OVERRIDES] [FLAGS]: what a data set holds and what is wrong with it, before training
+
+OVERRIDES are those of `tlmtl train`. Every file is read once: classes in each split, sizes, copies within and across splits,
+files that cannot be read, missing labels. A picture shows some images of each class as the model would see them.
+
+Examples:
+  tlmtl check                                                    # the embedded digits
+  tlmtl check dataset=folder dataset.root=my_images
+  tlmtl check dataset=folder dataset.root=my_images model=resnet18 dataset.augment=crop_flip --sheet images.png
+  tlmtl check dataset=table dataset.path=scans.csv dataset.group_column=patient
+  tlmtl check dataset=table dataset.path=scans.csv dataset.fold=1/5 --all
+
+Flags:
+  --sheet FILE           the picture, a PNG (default: check/DATASET.png below output.root)
+  --all                  name everything that was found, not the first few of each kind
+  --cfg job              print the composed config and stop
+  --debug                show the traceback of an error
+
+Exit codes: 0 when `tlmtl train` would take the data set, 1 when it would refuse something in it, 2 for a wrong command or
+config.
+""",
+    "predict": """\
+tlmtl predict RUN PATH... [FLAGS]: labels for new images, from the folder of a finished run alone
+
+A PATH is an image, a folder (with all below it), a CSV or Parquet file with a column of image files, or - for names of
+files on standard input. Images are prepared as the run's were, whatever their size, mode and orientation.
+
+Examples:
+  tlmtl predict outputs/runs/latest photo.jpg
+  tlmtl predict outputs/runs/latest new_images --out predictions.csv
+  tlmtl predict outputs/runs/latest new.csv --image file --top 3 --out predictions.parquet
+  tlmtl predict outputs/sweeps/latest/3f2a90b1c7de scans/*.png
+  find scans -name '*.png' | tlmtl predict outputs/runs/latest - > predictions.csv
+
+One row for each image: image, for each task what the model says (a class with its probability; a value; for several labels
+those above one half, and each one's probability), error. Flags:
+  --out FILE             a .csv or .parquet file, written whole or not at all (default: CSV to standard output)
+  --top K                the K likeliest classes with their probabilities
+  --image COLUMN         the column of a CSV or Parquet file that names the images (found when not given)
+  --batch-size N         images at a time (32)
+  --allow PACKAGE        a package of your own that the run was trained with
+Exit code: 0 done, 1 some images could not be read (their rows say why), 2 nothing could be predicted.
 """,
     "compare": """\
 tlmtl compare PATH... [FLAGS]: results of runs and sweeps in one table, repeats (seeds) as mean ± standard deviation

@@ -1,0 +1,46 @@
+"""`tlmtl check`: its flags (torch-free), and what happens in which order."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlmtl.errors import ConfigError
+
+
+@dataclass
+class Flags:
+    sheet: Path | None = None  # below output.root when not given
+    everything: bool = False
+
+
+def parse(words: list[str]) -> tuple[list[str], Flags]:
+    """The words that are Hydra's, and this command's own flags. Raises ConfigError for a picture that is no PNG."""
+    rest, flags, left = [], Flags(), list(words)
+    while left:
+        word = left.pop(0)
+        if word == "--all":
+            flags.everything = True
+        elif word == "--sheet" or word.startswith("--sheet="):
+            name = word.partition("=")[2] or (left.pop(0) if left and word == "--sheet" else "")
+            if Path(name).suffix.lower() != ".png":
+                raise ConfigError(f"Expected --sheet to name a PNG file, such as images.png; found '{name}'.")
+            flags.sheet = Path(name).expanduser()
+        else:
+            rest.append(word)
+    return rest, flags
+
+
+def run(cfg: Any, flags: Flags) -> int:
+    """Look at the data set, print what was found, draw the picture. Returns the exit code."""
+    from tlmtl import files
+    from tlmtl.check import sheet, survey, tell
+
+    found = survey.survey(cfg)
+    out = tell.console()
+    tell.show(found, cfg, out, flags.everything)
+    name = str(cfg.composed.choices.get("dataset", "dataset")).replace("/", "-")
+    path = flags.sheet or Path(cfg.output.root) / "check" / f"{name}.png"
+    files.make_folder(path.parent, "--sheet" if flags.sheet else "output.root")
+    about = sheet.draw(found, cfg, path)
+    out.print(f"Picture: {path} ({about})", markup=False, soft_wrap=True)
+    return 1 if found.refused else 0
