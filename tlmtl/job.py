@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import nn
 
@@ -165,7 +164,7 @@ def _finish(
         predictions = {split: predict(split) for split in ("val", "test")}
     found = {s: {name: measure(task, predictions[s]) for name, task in made.tasks.items()} for s in predictions}
     artifacts.write_predictions(folder.path / "predictions.parquet", parts.data, predictions)
-    shape = tuple(made.streams["target"].part(torch.tensor([0])).input.shape[1:])
+    shape = made.streams["target"].shape()
     artifacts.write_model(folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shape)
     seconds, trained = state.seconds, parts.groups.trained()
     costs = {

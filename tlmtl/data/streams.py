@@ -97,6 +97,11 @@ class Stream:
     def __len__(self) -> int:
         return len(self.where)
 
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of its images, resized."""
+        found = self.kept if self.kept is not None else self.images.read(self.where[:1], self.preprocess)
+        return tuple(found.shape[1:])
+
     def _read(self) -> Tensor:
         """All images, uint8 (n, C, H, W)."""
         first = self.images.read(self.where[:1], self.preprocess)
