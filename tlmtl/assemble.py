@@ -62,7 +62,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     data.tasks = with_class_weights(data.tasks, labels, cfg.train.class_weights)
     draws = draw_weights(data.tasks, labels, cfg.train.sampler)
     data.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20
-    encoder = _encoder(cfg, data.channels)
+    encoder = encoder_of(cfg, data.channels)
     terms = {n: _seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
     check_layers(encoder.blocks, layers_of(list(terms.values())))
     source = _source(cfg, encoder, with_source)
@@ -152,7 +152,7 @@ def _megabytes(value: int) -> int:
     return value
 
 
-def _encoder(cfg: DictConfig, channels: int) -> Encoder:
+def encoder_of(cfg: DictConfig, channels: int) -> Encoder:
     """The backbone. What its library refuses (an image too small for its strides, say) is the config's fault."""
     size = cfg.model.get("image_size")
     if isinstance(size, int) and size < 1:

@@ -7,7 +7,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tlmtl import files
-from tlmtl.assemble import _encoder as encoder_of
+from tlmtl.assemble import encoder_of
 from tlmtl.check import copies, labels, pictures
 from tlmtl.check.finding import Finding, some
 from tlmtl.check.labels import Labels
