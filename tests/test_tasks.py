@@ -223,7 +223,7 @@ def written(path, **tasks):
         splits={"test": [0, 1]},
         tasks={n: t for n, (t, _) in tasks.items()},
     )
-    artifacts.write_predictions(path, data, {"test": Predictions(outputs, targets, masks)})
+    artifacts.write_predictions(path, {"test": (data, Predictions(outputs, targets, masks))})
     table = pq.read_table(path)
     return table.column_names, {
         name: [row for row in table.to_pylist() if row["task"] == name] for name in data.tasks

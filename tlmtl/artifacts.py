@@ -18,20 +18,21 @@ from tlmtl.models.encoder import Encoder
 from tlmtl.models.source import SEEN, Source
 
 
-def write_predictions(path: Path, data: Data, predictions: Mapping[str, Predictions]) -> None:
+def write_predictions(path: Path, sets: Mapping[str, tuple[Data, Predictions]]) -> None:
     """Columns split, id, task, target, output: scores of classes or labels, or values in the target's own unit.
 
-    A target is a class number or a value, null where it is missing. A run with a multilabel task has a column `targets`
-    more: a list of 0 and 1, one for each label (null for a label not known; no list where none is), while `target` is
-    null; for tasks of other kinds `targets` is null. Metrics are pure functions of this file.
+    `sets` holds, by split, the data set that it is a split of and what was said about it; `test:NAME` is the test split of
+    the further data set NAME. A target is a class number or a value, null where it is missing. A run with a multilabel
+    task has a column `targets` more: a list of 0 and 1, one for each label (null for a label not known; no list where none
+    is), while `target` is null; for tasks of other kinds `targets` is null. Metrics are pure functions of this file.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    several = any(target.ndim > 1 for found in predictions.values() for target in found.targets.values())
+    several = any(target.ndim > 1 for _, found in sets.values() for target in found.targets.values())
     tables = []
-    for split, found in predictions.items():
-        ids = [data.examples.ids[i] for i in data.splits[split]]
+    for split, (data, found) in sets.items():
+        ids = [data.examples.ids[i] for i in data.splits[split.split(":")[0]]]
         for name, task in data.tasks.items():
             output = task.own_unit(found.outputs[name])
             target = _listed(task.own_target(found.targets[name]), found.mask[name])
@@ -68,8 +69,9 @@ def write_model(
     shape: tuple[int, ...],
 ) -> None:
     """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the model's config,
-    pre-processing, `shape` (C, H, W) of an input, tasks with their classes and scales. The tensor `tlmtl.seen_inputs` holds hashes of every image that
-    the parameters were trained on, its source's included, so that no later run is tested on one of them unawares."""
+    pre-processing, `shape` (C, H, W) of an input, tasks with their classes and scales. The tensor `tlmtl.seen_inputs`
+    holds hashes of every image that the parameters were trained on, its source's included, so that no later run is tested
+    on one of them unawares."""
     from safetensors.torch import save_file
 
     seen = data.input_hashes("train")

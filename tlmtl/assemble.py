@@ -8,6 +8,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import nn
@@ -16,6 +17,7 @@ from tlmtl import files, hardware
 from tlmtl.checkpoint import seed_everything
 from tlmtl.config import build, keywords
 from tlmtl.data.dataset import Data, load
+from tlmtl.data.further import further
 from tlmtl.data.streams import Stream, seed_for, steps_per_epoch
 from tlmtl.errors import ConfigError
 from tlmtl.hardware import Machine
@@ -47,6 +49,7 @@ class Assembly:
     source_model: nn.Module | None = None
     draw_weights: torch.Tensor | None = None
     streams: dict[str, Stream] = field(default_factory=dict)
+    further: dict[str, Data] = field(default_factory=dict)  # test sets of other data, by name
 
     @property
     def threads(self) -> int:
@@ -57,11 +60,13 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     """Build everything that `cfg` names. Raises ConfigError for whatever a user can have got wrong."""
     hardware.check(cfg.hardware)
     allow = list(cfg.allow)
-    data = load(cfg.dataset, cfg.tasks, allow, files.cache_folder(cfg.output.cache))
+    cache = files.cache_folder(cfg.output.cache)
+    data = load(cfg.dataset, cfg.tasks, allow, cache)
     labels = data.labels("train")
     data.tasks = with_class_weights(data.tasks, labels, cfg.train.class_weights)
     draws = draw_weights(data.tasks, labels, cfg.train.sampler)
     data.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20
+    also = {str(name): further(str(name), node, data, allow, cache) for name, node in dict(cfg.evaluate.also).items()}
     encoder = encoder_of(cfg, data.channels)
     terms = {n: _seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
     check_layers(encoder.blocks, layers_of(list(terms.values())))
@@ -70,7 +75,8 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     if cfg.strategy.init not in ("source", "random"):
         raise ConfigError(f"'strategy.init' should be source or random. Found '{cfg.strategy.init}'.")
     if source is not None:
-        check_leak(source.seen, data.input_hashes("val", "test"))
+        held_out = [data.input_hashes("val", "test"), *(more.input_hashes("test") for more in also.values())]
+        check_leak(source.seen, np.concatenate(held_out))
         filled = copy.deepcopy(encoder.module)
         report = load_into(filled, source)
         encoder.preprocess = source.preprocess or encoder.preprocess
@@ -99,7 +105,9 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     groups.schedule(0, units.total, units)  # a wrong warm-up is told here
     target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     groups.optimizer(target, **settings)
-    return Assembly(cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws)
+    return Assembly(
+        cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, further=also
+    )
 
 
 def setup(parts: Assembly, machine: Machine) -> Setup:

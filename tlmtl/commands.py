@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def with_hydra(words: list[str], act: Callable[[Any], int], command: str = "trai
     show_log()
     with tempfile.TemporaryDirectory(prefix="tlmtl-") as scratch:
         try:
+            args.overrides = [all_folds(word, args.multirun) for word in args.overrides]
             _check_flags(args, command)
             if not shows:
                 # Hydra's sweeper insists on a place for a multirun.yaml
@@ -88,6 +90,16 @@ def with_hydra(words: list[str], act: Callable[[Any], int], command: str = "trai
                 raise
             raise explained from error
     return max(codes, default=0)
+
+
+def all_folds(word: str, multirun: bool) -> str:
+    """`dataset.fold=all/5` as `dataset.fold=1/5,2/5,...`; any other override as it is. Raises ConfigError without -m."""
+    found = re.fullmatch(r"(\+*dataset\.fold=)all/(\d{1,4})", word)
+    if not found:
+        return word
+    if not multirun:
+        raise ConfigError(f"'{word}' is a sweep of {found[2]} runs: add -m.")
+    return found[1] + ",".join(f"{k}/{found[2]}" for k in range(1, int(found[2]) + 1))
 
 
 def _wrong_flag(message: str) -> NoReturn:

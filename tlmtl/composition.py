@@ -15,6 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from tlmtl import fill
 from tlmtl.columns import SHOWN
 from tlmtl.config import merge_schema
 from tlmtl.errors import ConfigError, nearest
@@ -98,18 +99,10 @@ def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
         sorted(f"{key}={_text(value)}" for key, value in changed.items() if _is_setting(key))
         + sorted(f"~{key}" for key in dropped if _is_setting(key)),
     )
-    _find_tasks(checked)
+    fill.tasks(checked)
+    fill.further_sets(checked, _members("dataset"), _preset)
     OmegaConf.set_struct(checked, True)
     return checked
-
-
-def _find_tasks(cfg: DictConfig) -> None:
-    """Fill in the tasks of data sets whose tasks are found in the data (a table's columns)."""
-    from tlmtl.data.dataset import with_tasks
-
-    for where in ("dataset", "source.dataset"):
-        if (node := OmegaConf.select(cfg, where)) is not None:
-            OmegaConf.update(cfg, where, with_tasks(node, where, list(cfg.allow)), merge=False)
 
 
 def _warn_of_hidden(choices: dict[str, Any], folders: list[str]) -> None:
@@ -148,6 +141,12 @@ def _is_setting(key: str) -> bool:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _preset(name: str) -> DictConfig:
+    """The config of a packaged data set (or one of the user's), by name."""
+    loader = GlobalHydra.instance().config_loader()
+    return merge_schema(loader.load_configuration("config", [f"dataset={name}"], RunMode.RUN)).dataset
 
 
 def _members(group: str) -> list[str]:

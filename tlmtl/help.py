@@ -104,6 +104,7 @@ Flags:
   --top N                the first N rows
   --columns A,B          columns to show
   --rename THEIRS=OURS   read a column under another name
+  --repeats KEY...       settings that are repeats, as seeds always are, such as dataset.fold
   --over KEY...          show, for each setting, the value of KEY that validation chooses
   --plot FILE            a picture: metric against labels per class where they vary, else bars
   --format FORMAT        table, csv, md, json or latex

@@ -11,10 +11,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 import tlmtl
-from tlmtl import artifacts, checkpoint, files, hardware, identity, results
+from tlmtl import checkpoint, files, hardware, identity, outcome, results
 from tlmtl.assemble import Assembly, assemble, setup
 from tlmtl.errors import ConfigError, TlmtlError, TrainingError
-from tlmtl.evaluation import evaluate, measure
 from tlmtl.loop import fit
 from tlmtl.progress import Progress, Silent
 from tlmtl.results import RunFolder
@@ -72,7 +71,7 @@ def _execute(
     log.info("%s", _opening(parts, machine))
     made = setup(parts, machine)
     # How a run starts, in this order: from its own checkpoint, else from the source, else from random parameters.
-    belongs = {**_hashes(parts), "config_hash": folder.record.get("config_hash"), "tlmtl": tlmtl.__version__}
+    belongs = {**outcome.hashes(parts), "config_hash": folder.record.get("config_hash"), "tlmtl": tlmtl.__version__}
     state = _restore(folder, made, belongs) or State()
     checkpoint.seed_everything(cfg.seed) if state.step == 0 else None
     progress.start(made.total, state.step)
@@ -90,7 +89,7 @@ def _execute(
             "example has a label of a primary task."
         )
     made.model.load_state_dict(state.best_model)
-    return _finish(cfg, folder, run_id, parts, machine, made, state, memory)
+    return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory)
 
 
 class Recorder(Watch):
@@ -118,14 +117,6 @@ def _modules(made: Setup) -> dict[str, Any]:
     return found if made.ema is None else {**found, "ema": made.ema}
 
 
-def _hashes(parts: Assembly) -> dict[str, Any]:
-    return {
-        "source_hash": parts.source.hash if parts.source else None,
-        "data_hash": parts.data.hash,
-        "subset_hash": parts.data.subset_hash,
-    }
-
-
 def _restore(folder: RunFolder, made: Setup, belongs: dict[str, Any]) -> State | None:
     """The state in the run's checkpoint, put back; None where there is none of this very data, source and program."""
     saved = checkpoint.load(folder.checkpoint)
@@ -143,86 +134,6 @@ def _restore(folder: RunFolder, made: Setup, belongs: dict[str, Any]) -> State |
     return State(**saved["state"])
 
 
-def _finish(
-    cfg: DictConfig,
-    folder: RunFolder,
-    run_id: str,
-    parts: Assembly,
-    machine: hardware.Machine,
-    made: Setup,
-    state: State,
-    memory: hardware.PeakMemory,
-) -> nn.Module:
-    """Evaluate the best model on validation, and on test for the only time; write all files, the status last."""
-    model = made.model
-
-    def predict(split: str):
-        stream = made.validation if split == "val" else parts.data.stream(split, parts.encoder.preprocess)
-        return evaluate(model, stream, list(made.tasks), made.autocast, made.device, made.memory_format)
-
-    with results.timed(state.seconds, "eval"):
-        predictions = {split: predict(split) for split in ("val", "test")}
-    found = {s: {name: measure(task, predictions[s]) for name, task in made.tasks.items()} for s in predictions}
-    artifacts.write_predictions(folder.path / "predictions.parquet", parts.data, predictions)
-    shape = made.streams["target"].shape()
-    artifacts.write_model(folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shape)
-    seconds, trained = state.seconds, parts.groups.trained()
-    costs = {
-        "steps": state.step,
-        "examples_seen": state.examples,
-        "train_seconds": seconds["train"],
-        "eval_seconds": seconds["eval"],
-        "source_seconds": parts.source.seconds if parts.source else None,
-        "data_wait": seconds["wait"] / max(seconds["train"], 1e-9),
-        "seconds_per_step": seconds["train"] / max(state.step, 1),
-        "peak_memory_mb": memory.megabytes(made.device),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "parameters_trained": trained,
-    }
-    hashes = {**_hashes(parts), "skipped": parts.data.examples.skipped}
-    shared = {**machine.plan, **costs, **hashes, **results.provenance()}
-    rows = []
-    for name, task in made.tasks.items():
-        row = _row(cfg, folder, run_id, "done") | {"task": name, "kind": task.kind, "primary": task.primary}
-        for split in ("val", "test"):
-            row |= {f"{split}/{metric}": found[split][name].get(metric) for metric in [*task.metrics, "loss"]}
-        rows.append(row | shared)
-    folder.write_rows(rows)
-    folder.write_history(state.history)
-    folder.update(
-        status="done",
-        finished=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-        best_step=state.best_step,
-        stopped_early=state.stopped,
-        costs=costs,
-        hashes=hashes,
-        plan=machine.plan,
-        loaded=vars(parts.report) if parts.report else None,
-        versions=results.versions(),
-        hardware=hardware.describe(),
-        **results.provenance(),
-    )
-    if not cfg.output.keep_checkpoint:
-        folder.remove_checkpoint()
-    return model
-
-
-def _row(cfg: DictConfig, folder: RunFolder, run_id: str, status: str, error: str | None = None) -> dict[str, Any]:
-    record = folder.record
-    return {
-        "run_id": run_id,
-        "config_hash": record.get("config_hash"),
-        "group_id": record.get("group_id"),
-        "status": status,
-        "error": error,
-        "dataset": cfg.composed.choices.get("dataset"),
-        "task": None,
-        "kind": None,
-        "primary": None,
-        **identity.settings(cfg),
-    }
-
-
 def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException, interrupted: bool = False) -> None:
     """Leave a row that says why the run is not done, as well as the disk lets us."""
     interrupted = interrupted or isinstance(error, KeyboardInterrupt | SystemExit)
@@ -234,7 +145,8 @@ def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException,
     try:
         folder.update(status=status, error=None if interrupted else text)
         rows = [
-            _row(cfg, folder, run_id, status, None if interrupted else text) | {"task": task, **results.provenance()}
+            outcome.row(cfg, folder, run_id, status, None if interrupted else text)
+            | {"task": task, **results.provenance()}
             for task in identity.chosen_tasks(cfg)
         ]
         folder.write_rows(rows)

@@ -82,6 +82,14 @@ class Hardware:
 
 
 @dataclass
+class Evaluate:
+    """Further test sets for the trained model. `also` lists names of data sets, files or folders; composed, it is their
+    configs by name."""
+
+    also: Any = field(default_factory=list)
+
+
+@dataclass
 class Output:
     root: str = "outputs"
     cache: str | None = None
@@ -117,6 +125,7 @@ class Config:
     hardware: Hardware = field(default_factory=Hardware)
     tasks: Any = "default"
     seed: int = 0
+    evaluate: Evaluate = field(default_factory=Evaluate)
     output: Output = field(default_factory=Output)
     sweep: Sweep = field(default_factory=Sweep)
     resume: str | None = None

@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
         help="rename a column of the files before anything else; may be given again")  # fmt: skip
     add("--over", action="extend", nargs="+", type=_names, default=[], metavar="KEY",
         help="of rows that differ in these settings alone, show the one that is best on validation")  # fmt: skip
+    add("--repeats", action="extend", nargs="+", type=_names, default=[], metavar="KEY",
+        help="rows that differ in these settings alone are repeats, as those of several seeds are (dataset.fold)")  # fmt: skip
     add("--plot", type=Path, metavar="FILE", help="draw a figure, too: .png, .svg or .pdf")
     add("--format", choices=FORMATS, help="default: by the suffix of --out, else table")
     add("--out", type=Path, metavar="FILE", help="write the table to a file instead of printing it")
@@ -56,8 +58,12 @@ def main(argv: list[str]) -> int:
     made = parser()
     options = made.parse_intermixed_args(_joined(argv))
     over = [name for names in options.over for name in names]
+    repeats = [name for names in options.repeats for name in names]
     if not options.paths:
-        made.error("expected a PATH, such as outputs/sweeps/latest" + ("; give it before --over" if over else ""))
+        made.error(
+            "expected a PATH, such as outputs/sweeps/latest"
+            + ("; give it before --over or --repeats" if over or repeats else "")
+        )
     from tlmtl.compare import choice, filters, load, plot, table
 
     conditions = [filters.parse(text) for text in options.filter]
@@ -65,7 +71,7 @@ def main(argv: list[str]) -> int:
         plot.check(options.plot)
     rows = load.read(options.paths, dict(options.rename))
     rows, notes = filters.apply(rows, conditions)
-    summary = table.summarise(rows, options.metric, over)
+    summary = table.summarise(rows, options.metric, over, repeats)
     groups = summary.groups
     if options.sort:
         groups = choice.sort(groups, options.sort, summary.known())

@@ -3,7 +3,7 @@
 import pandas as pd
 
 # Runs that agree in all of these are one run made twice. A config alone does not say what was in a folder of images.
-SAME = ["config_hash", "task", "data_hash", "source_hash", "tlmtl", "device"]
+SAME = ["config_hash", "dataset", "task", "data_hash", "source_hash", "tlmtl", "device"]
 
 
 def apart(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -11,7 +11,7 @@ def apart(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     notes = []
     for name in ("data_hash", "device"):
         if name in rows:
-            several = rows.groupby("group_id")[name].transform("nunique") > 1
+            several = rows.groupby(["group_id", "dataset"], dropna=False)[name].transform("nunique") > 1
             if several.any():
                 rows = rows.assign(
                     group_id=rows["group_id"].where(~several, rows["group_id"] + " " + rows[name].fillna(""))
@@ -20,6 +20,18 @@ def apart(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                     f"Runs of one config on different {name.replace('_hash', '')} are not repeats: kept apart by {name}."
                 )
     return rows, notes
+
+
+def together(rows: pd.DataFrame, names: list[str], settings: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """`rows` with one group for all that differ in the seed and the settings `names` alone, and a note on it.
+
+    Folds are the case in mind: each has its own test split, so their data differ by intention.
+    """
+    same = [s for s in [*settings, "device", "precision"] if s in rows and s not in names]
+    rows = rows.assign(group_id=rows.groupby(same, dropna=False).ngroup().astype(str))
+    counts = {name: rows[name].nunique(dropna=False) for name in names}
+    values = ", ".join(f"{name} ({count} values)" for name, count in counts.items())
+    return rows, [f"Counted as repeats beside the seed: {values}."]
 
 
 def newest(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -53,18 +53,28 @@ class Summary:
         return [name for name in map(str, self.groups) if not name.endswith("_sd") and name not in PER_RUN]
 
 
-def summarise(rows: pd.DataFrame, metric: str | None = None, over: list[str] | tuple[str, ...] = ()) -> Summary:
+def summarise(
+    rows: pd.DataFrame,
+    metric: str | None = None,
+    over: list[str] | tuple[str, ...] = (),
+    repeats: list[str] | tuple[str, ...] = (),
+) -> Summary:
     """Groups of repeats in `rows` (columns of `results.csv`), with means and standard deviations.
 
     `metric`: a name such as `accuracy`; by default each task's first. `over`: settings of which validation chooses the
-    value. The order of `rows` does not matter. Raises ConfigError for an unknown metric or key.
+    value. `repeats`: settings whose values are repeats, as those of the seed always are (`dataset.fold`). The order of `rows` does not matter. Raises ConfigError for an unknown metric or key.
     """
     rows, overridden = keys.expand(keys.clean(rows))
     settings = [name for name in [*SETTINGS, *overridden] if name in rows]
     over = [_chosen(key, settings) for key in over]
     rows = rows.sort_values(["run_id", "task"], kind="stable", ignore_index=True)  # means equal to the bit
     rows, notes = counted.newest(rows)
-    rows, more = counted.apart(rows)
+    if repeats:
+        again = [_repeated(key, settings) for key in repeats]
+        rows, more = counted.together(rows, again, settings)
+        settings = [name for name in settings if name not in again]
+    else:
+        rows, more = counted.apart(rows)
     notes += more
     done = rows["status"] == "done"
     notes += counted.unfinished(rows[~done])
@@ -88,8 +98,15 @@ def _chosen(key: str, settings: list[str]) -> str:
     return name
 
 
+def _repeated(key: str, settings: list[str]) -> str:
+    name = keys.resolve(key, [*settings, "seed"], "--repeats")
+    if name in ("seed", "dataset", "task", "kind"):
+        raise ConfigError(f"--repeats takes a setting such as dataset.fold, not {name} (seeds are repeats anyway).")
+    return name
+
+
 def _aggregate(rows: pd.DataFrame) -> pd.DataFrame:
-    by = ["group_id", "task"]
+    by = ["group_id", "dataset", "task"]
     scores = ["test", "val", *(name for name in map(str, rows) if keys.is_metric(name))]
     costs = [name for name in columns.COSTS if name in rows]
     repeats = rows.groupby(by, dropna=False)

@@ -67,7 +67,9 @@ def read(paths: list[str | Path], rename: dict[str, str] | None = None) -> pd.Da
         raise ConfigError(f"Expected rows of results, found only column names in {', '.join(map(str, files))}.")
     joined = pd.concat(frames, ignore_index=True)
     # A run may be seen twice, in its own folder and in its sweep's file: a finished row outranks one of before.
-    joined = joined.iloc[joined["status"].ne("done").argsort(kind="stable")].drop_duplicates(["run_id", "task"])
+    joined = joined.iloc[joined["status"].ne("done").argsort(kind="stable")].drop_duplicates(
+        ["run_id", "dataset", "task"]
+    )
     return joined[columns.ordered(list(joined.columns))].sort_index(ignore_index=True)
 
 

@@ -117,8 +117,9 @@ def _bars(ax: "Axes", panel: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
         shown[split], [y - 0.13 for y in at], xerr=shown[f"{split}_sd"],
         fmt="none", color="#222222", capsize=3, elinewidth=1,
     )  # fmt: skip
-    heights = pd.DataFrame({"group_id": shown["group_id"], "task": shown["task"], "y": [y + 0.15 for y in at]})
-    seeds = rows.merge(heights, on=["group_id", "task"])
+    by = ["group_id", "dataset", "task"]
+    heights = pd.DataFrame({**{name: shown[name] for name in by}, "y": [y + 0.15 for y in at]})
+    seeds = rows.merge(heights, on=by)
     ax.plot(seeds[split], seeds["y"], "o", color=COLOURS[0], markersize=4, alpha=0.8, markeredgewidth=0, clip_on=False)
     for y, text in zip(at, printed.spread(shown[split], shown[f"{split}_sd"], shown["metric"]), strict=True):
         ax.annotate(text.strip(), (1.0, y), xycoords=("axes fraction", "data"), xytext=(5, 0), va="center",

@@ -40,10 +40,12 @@ class Data:
     tasks: dict[str, Task]
     targets: dict[str, Tensor]
     mask: dict[str, Tensor]
+    columns: dict[str, str]  # by task, the column of its labels
     augment: str
     hash: str  # of images, labels and splits
     subset_hash: str  # of the training examples that are kept
     in_memory: int = 2 * 2**30  # bytes up to which resized images are kept
+    on_duplicate: str = "error"
 
     @property
     def channels(self) -> int:
@@ -52,7 +54,7 @@ class Data:
     def stream(self, split: str, preprocess: Preprocess) -> Stream:
         """A split as a model takes it. All splits together are kept in memory, resized, or none of them is."""
         where = torch.from_numpy(self.splits[split])
-        one = torch.from_numpy(self.splits["train"][:1])
+        one = torch.from_numpy(next(iter(self.splits.values()))[:1])
         size = self.examples.images.bytes_each(one, preprocess) * sum(map(len, self.splits.values()))
         return Stream(
             split,
@@ -113,9 +115,11 @@ def load(node: DictConfig, tasks: Any, allow: list[str], cache: Path | None = No
         made,
         {name: target for name, (target, _) in encoded.items()},
         {name: mask for name, (_, mask) in encoded.items()},
+        {name: columns[name] for name in made},
         common.augment,
         data_hash,
-        _digest(examples.hashes[train], train),
+        digest(examples.hashes[train], train),
+        on_duplicate=common.on_duplicate,
     )
 
 
@@ -220,7 +224,7 @@ def _examples(
     )
     examples = dataclasses.replace(examples, notes=[*examples.notes, *found])
     columns = [examples.columns[name] for name in sorted(examples.columns)]
-    return examples, splits, _digest(examples.hashes, *columns, *splits.values())
+    return examples, splits, digest(examples.hashes, *columns, *splits.values())
 
 
 def _stamp(family: dict[str, Any]) -> str:
@@ -236,7 +240,8 @@ def _stamp(family: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _digest(*arrays: np.ndarray) -> str:
+def digest(*arrays: np.ndarray) -> str:
+    """A hash of shapes and values."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())

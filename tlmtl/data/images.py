@@ -4,6 +4,7 @@ What is stored is the original; geometry (resize, crop) happens on reading, beca
 pre-processing and is not known when a data set is found. Values are scaled later, on the batch (`preprocess.py`).
 """
 
+import copy
 import hashlib
 import os
 from collections import deque
@@ -22,6 +23,7 @@ from tlmtl.preprocess import Preprocess, fit
 if TYPE_CHECKING:
     from tlmtl.data.scan import Facts
 
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a grey picture (ITU-R BT.601, as Pillow has it)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -38,6 +40,10 @@ class Images(Protocol):
 
     def read(self, indices: Tensor, preprocess: Preprocess) -> Tensor:
         """uint8 (n, C, H, W), resized and cropped as `preprocess` says."""
+        ...
+
+    def as_channels(self, channels: int) -> "Images":
+        """The same images read as grey (1) or as RGB (3)."""
         ...
 
     def hashes(self) -> np.ndarray:
@@ -64,6 +70,14 @@ class ArrayImages:
 
     def read(self, indices: Tensor, preprocess: Preprocess) -> Tensor:
         return torch.cat([fit(self.pixels[part], preprocess) for part in indices.split(1024)])
+
+    def as_channels(self, channels: int) -> "ArrayImages":
+        if channels == self.channels:
+            return self
+        if channels == 3:
+            return ArrayImages(self.pixels.expand(-1, 3, -1, -1).numpy())
+        grey = (self.pixels * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).round().to(torch.uint8)
+        return ArrayImages(grey.numpy())
 
     def hashes(self) -> np.ndarray:
         return np.array([hash_pixels(image) for image in self.pixels.numpy()], dtype=np.int64)
@@ -97,6 +111,11 @@ class FileImages:
             return fit(torch.from_numpy(pixels(self.opened(index), self.channels))[None], geometry)
 
         return torch.cat(in_threads(one, indices.tolist()))
+
+    def as_channels(self, channels: int) -> "FileImages":
+        other = copy.copy(self)
+        other.channels = channels
+        return other
 
     def hashes(self) -> np.ndarray:
         return self.facts.hash
