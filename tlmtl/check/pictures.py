@@ -15,7 +15,7 @@ MODES = {
 }  # fmt: skip
 DEEP = 32  # deep images that are opened again to see their range
 DIM = 0.25  # of the range of 16 bits: what uses less looks dark in 8
-CROPPED = 0.3  # share of an image that a crop may cost without a word
+CROPPED = 0.5  # share of an image that a crop may cost without a word
 
 
 def sizes(examples: Examples) -> Counter[tuple[int, int]]:
@@ -38,8 +38,8 @@ def as_taken(preprocess: Preprocess, examples: Examples) -> str:
     """What a model makes of the images' geometry, in words."""
     mixed = len(sizes(examples)) > 1
     used = preprocess.cropped() if mixed else preprocess
-    crop = f", then the middle {used.crop}x{used.crop}" if used.crop else ""
-    return f"shorter side to {used.resize} pixels{crop}"
+    crop = f", of that the middle {used.crop}x{used.crop}" if used.crop else ""
+    return f"the shorter side at {used.resize} pixels{crop}"
 
 
 def findings(examples: Examples, preprocess: Preprocess) -> list[Finding]:
@@ -87,8 +87,9 @@ def _dim(examples: Examples) -> list[Finding]:
             names.append(f"{examples.ids[i]}: {int(values.min()):,} to {high:,}")
     if not names:
         return []
+    use = "uses" if len(names) == 1 else "use"
     text = (
-        f"{len(names)} of {some(len(deep), 'deep image')} looked at (16 bits) use less than {DIM:.0%} of their range."
+        f"{len(names)} of {some(len(deep), 'deep image')} looked at (16 bits) {use} less than {DIM:.0%} of the range."
     )
     advice = "They are divided by 257 to make 8 bits, and will look dark: stretch them to 0 to 65,535, all by the same factor."
     return [Finding(text, names, advice)]

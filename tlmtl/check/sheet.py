@@ -42,14 +42,13 @@ def draw(found: Survey, cfg: Any, path: Path) -> str:
         blocks.append((f"dataset.augment={augment}", [change(part, generator) for part in tiles]))
     size = "x".join(str(side) for side in (tiles[0].shape[3], tiles[0].shape[2]))
     total = len(task.classes) if task and task.classes else 0
-    shown = (
-        f"{len(rows)} of {total:,} classes"
-        if total > len(rows)
-        else f"{some(sum(len(r.where) for r in rows), 'image')}"
-    )
-    about = f"{shown}{f', task {task.name}' if task else ''}, {size} pixels"
+    what = "label" if task and task.kind == "multilabel" else "class"
+    images = some(sum(len(row.where) for row in rows), "image")
+    part = f"{len(rows)} of " if len(rows) < total else ""
+    shown = f"{part}{some(total, what)}, {images}" if total else images
+    about = f"{f'task {task.name}: ' if task else ''}{shown} of {size} pixels"
     name = cfg.composed.choices.get("dataset", "dataset")
-    picture = _picture(f"{name}: {about}", rows, blocks)
+    picture = _picture(f"{name}, {about}", rows, blocks)
     files.write(path, lambda temporary: picture.save(temporary, format="PNG"))
     return about
 

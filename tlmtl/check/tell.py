@@ -59,14 +59,19 @@ def _head(found: Survey, cfg: Any, out: "Console") -> None:
     name = str(cfg.composed.choices.get("dataset", "dataset"))
     _line(out, f"{name}: {some(len(found.examples), 'image')}{f' of {place}' if place else ''}", 0, "bold")
     counts = ", ".join(f"{len(where):,} {split}" for split, where in found.splits.items() if len(where))
-    _line(out, f"splits  {counts if found.divided else 'could not be made, see below'} {_cut(found, cfg)}".rstrip(), 2)
+    _line(
+        out,
+        f"splits  {counts if found.divided else 'could not be made, see below'} {_cut(found, cfg)}".rstrip(),
+        2,
+        hang=8,
+    )
     train = len(found.splits["train"])
     if len(found.kept) < train:
         per = cfg.dataset.labels_per_class
         key = f"labels_per_class={per}" if per is not None else f"label_fraction={cfg.dataset.label_fraction}"
-        _line(out, f"kept    {len(found.kept):,} of {train:,} training images (dataset.{key})", 2)
+        _line(out, f"kept    {len(found.kept):,} of {train:,} training images (dataset.{key})", 2, hang=8)
     if (groups := found.examples.groups) is not None:
-        _line(out, f"groups  {len(np.unique(groups)):,} (dataset.group_column), each in one split", 2)
+        _line(out, f"groups  {len(np.unique(groups)):,} (dataset.group_column)", 2)
     for note in found.examples.notes:
         if not note.startswith(tuple(f"Task {labels.name}:" for labels in found.tasks)):  # the tables say it
             _line(out, note, 2)
@@ -97,19 +102,25 @@ def _labels(labels: Labels, found: Survey, out: "Console", everything: bool) -> 
     splits = [split for split in labels.missing if split == "kept" or len(found.splits[split])]
     titles = [split if found.divided else "all" for split in splits]
     if labels.classes is None:
-        head = ["split", "images", "min", "mean", "max", "std", *(["no value"] if any(labels.missing.values()) else [])]
-        rows = [
-            [title, *(f"{value:,}" if not i else f"{value:.4g}" for i, value in enumerate(labels.spread[split])),
-             *([f"{labels.missing[split]:,}"] if any(labels.missing.values()) else [])]
-            for split, title in zip(splits, titles, strict=True) if split in labels.spread
-        ]  # fmt: skip
+        head, rows = ["value", *titles], _statistics(labels, splits)
     else:
         head = ["label" if labels.kind == "multilabel" else "class", *titles]
         rows = _rows(labels, splits, everything)
-        if any(labels.missing.values()):
-            rows.append(["(no label)", *(f"{labels.missing[split]:,}" for split in splits)])
+    if any(labels.missing.values()):
+        rows.append(
+            [f"(no {head[0] if labels.classes is None else 'label'})", *(f"{labels.missing[s]:,}" for s in splits)]
+        )
     _table(head, rows, out)
     out.print()
+
+
+def _statistics(labels: Labels, splits: list[str]) -> list[list[str]]:
+    """A row for each figure of a regression; a split without values has none."""
+    there = [labels.spread.get(split) for split in splits]
+    rows = [["number", *("0" if figures is None else f"{figures[0]:,}" for figures in there)]]
+    for at, name in enumerate(("min", "mean", "max", "std"), 1):
+        rows.append([name, *("" if figures is None else f"{figures[at]:.4g}" for figures in there)])
+    return rows
 
 
 def _rows(labels: Labels, splits: list[str], everything: bool) -> list[list[str]]:
@@ -134,12 +145,13 @@ def _images(found: Survey, cfg: Any, out: "Console") -> None:
         widths, heights = zip(*sizes, strict=True)
         shown += f" and {some(len(sizes) - 3, 'other size')}; {min(widths)} to {max(widths)} wide, "
         shown += f"{min(heights)} to {max(heights)} high"
-    _line(out, f"sizes   {shown}", 2)
+    _line(out, f"sizes   {shown}", 2, hang=8)
     kinds = pictures.kinds(found.examples)
-    _line(out, f"kinds   {', '.join(f'{kind} ({count:,})' for kind, count in kinds.most_common())}", 2)
+    _line(out, f"kinds   {', '.join(f'{kind} ({count:,})' for kind, count in kinds.most_common())}", 2, hang=8)
     channels = "grey" if found.examples.images.channels == 1 else "colour"
     model = cfg.composed.choices.get("model", "the model")
-    _line(out, f"read as {channels}, for {model}: {pictures.as_taken(found.preprocess, found.examples)}", 2)
+    taken = pictures.as_taken(found.preprocess, found.examples)
+    _line(out, f"read    as {channels}; {model} takes {taken}", 2, hang=8)
     out.print()
 
 
@@ -176,7 +188,7 @@ def _table(head: list[str], rows: list[list[str]], out: "Console") -> None:
         header_style="dim",
     )  # fmt: skip
     for number, title in enumerate(head):
-        table.add_column(title, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
+        table.add_column(title, justify="right" if number else "left", overflow="fold", no_wrap=number > 0, min_width=5)
     for row in rows:
         table.add_row(*map(Text, row))
     out.print(Padding(table, (0, 0, 0, 2), expand=False))

@@ -20,8 +20,7 @@ def folder(root: str, on_bad_image: str = "error", *, cache: Path | None = None)
         root: the folder.
         on_bad_image: "error" names the files that are no whole images; "skip" leaves them out and counts them.
 
-    Raises ConfigError for a folder that is not there, is empty, has one class, or has classes in val or test that train
-    has not.
+    Raises ConfigError for a folder that is not there, is empty or has one class.
     """
     top = Path(root).expanduser()
     if not top.is_dir():
@@ -38,15 +37,11 @@ def folder(root: str, on_bad_image: str = "error", *, cache: Path | None = None)
     facts = scan(paths, cache)
     good, bad = readable(facts, paths, on_bad_image)
     kept = [found[i] for i in good]
-    by_split = {s: {c for _, c, split in kept if split == s} for s in ("", "train", "val", "test")}
-    classes = sorted(by_split["train"] | by_split[""])
+    classes = sorted({name for _, name, _ in kept})
     if len(classes) < 2:
         raise ConfigError(
             f"Expected two classes or more in {top}, found {len(classes)}: {', '.join(classes) or 'none'}."
         )
-    for split in ("val", "test"):
-        if stray := sorted(by_split[split] - set(classes)):
-            raise ConfigError(f"{top}/{split} has classes that {top}/train has not: {', '.join(stray)}.")
     number = {name: i for i, name in enumerate(classes)}
     splits = np.array([split for _, _, split in kept])
     return Examples(
