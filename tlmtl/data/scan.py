@@ -1,13 +1,14 @@
 """Every file of a data set is read once: is it a whole image, how large, and which pixels does it hold?
 
 What was found is kept in the cache (`scans/`), by file name, size and times, so that only files that are new or have
-changed are read again.
+changed are read again. Images that a library opens are known by number, and are read again all together.
 """
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,26 +64,42 @@ def scan(paths: Sequence[str], cache: Path | None = None) -> Facts:
         cache: the folder of cached things; None to read every file now.
     """
     stamps = np.array([_stamp(path) for path in paths], dtype=np.int64).reshape(-1, 3)
-    place = _place(paths, cache)
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ""
+    return _scan(paths, stamps, lambda i: paths[i], _place(top, cache))
+
+
+def scan_items(count: int, item: Callable[[int], Any], key: str, stamp: int, cache: Path | None = None) -> Facts:
+    """Read each of `count` images that a library opens once, or take what is known of all of them from the cache.
+
+    Arguments:
+        item: from a number below `count` to a PIL image; called from several threads. An OSError makes a bad image.
+        key: names these images and their order.
+        stamp: 0 or more; with another one than is kept, all images are read again.
+    """
+    stamps = np.full((count, 3), stamp, dtype=np.int64)
+    return _scan([str(i) for i in range(count)], stamps, lambda i: partial(item, i), _place(key, cache))
+
+
+def _scan(names: Sequence[str], stamps: np.ndarray, source: Callable[[int], Any], place: Path | None) -> Facts:
     known = _known(place)
-    rows: list[Any] = [None] * len(paths)
-    for i, path in enumerate(paths):
-        if (kept := known.get(path)) is not None and kept[0] == tuple(stamps[i].tolist()):
+    rows: list[Any] = [None] * len(names)
+    for i, name in enumerate(names):
+        if (kept := known.get(name)) is not None and kept[0] == tuple(stamps[i].tolist()):
             rows[i] = kept[1]
     missing = [i for i, row in enumerate(rows) if row is None]
     with counted(len(missing), "Reading images, once") as tell:
-        for i, row in zip(missing, in_threads(lambda i: look_at(paths[i]), missing, tell), strict=True):
+        for i, row in zip(missing, in_threads(lambda i: look_at(source(i)), missing, tell), strict=True):
             rows[i] = row
     facts = Facts(*(np.array(column, dtype=kind) for column, kind in zip(_columns(rows), FIELDS.values(), strict=True)))
     if place is not None and missing:
-        _keep(place, paths, stamps, facts)
+        _keep(place, names, stamps, facts)
     return facts
 
 
 def look_at(source: Any) -> tuple[int, int, int, int, str, str]:
-    """The facts of one path, or of one loaded PIL image."""
+    """The facts of one path, of one PIL image, or of what a function opens."""
     try:
-        image = opened(source) if isinstance(source, str | Path) else source
+        image = opened(source) if isinstance(source, str | Path) else source() if callable(source) else source
         found = pixels(image)
     except OSError as error:
         return 0, 0, 0, 0, "", str(error) or type(error).__name__
@@ -141,11 +158,9 @@ def _columns(rows: Sequence[tuple]) -> list[Any]:
     return list(zip(*rows, strict=True)) if rows else [[] for _ in FIELDS]
 
 
-def _place(paths: Sequence[str], cache: Path | None) -> Path | None:
-    if cache is None or not paths:
-        return None
-    top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    return cache / "scans" / f"{hashlib.sha256(top.encode()).hexdigest()[:16]}.parquet"
+def _place(key: str, cache: Path | None) -> Path | None:
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
+    return cache / "scans" / name if cache is not None and key else None
 
 
 def _known(place: Path | None) -> dict[str, tuple[tuple[int, int, int], tuple]]:
@@ -165,13 +180,13 @@ def _known(place: Path | None) -> dict[str, tuple[tuple[int, int, int], tuple]]:
     return {row[0]: (row[1:4], row[4:]) for row in zip(*columns, strict=True)}
 
 
-def _keep(place: Path, paths: Sequence[str], stamps: np.ndarray, facts: Facts) -> None:
+def _keep(place: Path, names: Sequence[str], stamps: np.ndarray, facts: Facts) -> None:
     """Keep what was found of the good files; bad ones are looked at again, a disk or a right may have been to blame."""
     import pyarrow as pa
     from pyarrow import parquet
 
     good = np.flatnonzero((facts.error == "") & (stamps[:, 0] >= 0))
-    columns: dict[str, Any] = {"path": [paths[i] for i in good.tolist()]}
+    columns: dict[str, Any] = {"path": [names[i] for i in good.tolist()]}
     columns |= {name: stamps[good, i] for i, name in enumerate(("size", "mtime", "ctime"))}
     columns |= {name: getattr(facts, name)[good] for name in FIELDS}
     table = pa.table({name: pa.array(list(v) if v.dtype.kind == "U" else v) if isinstance(v, np.ndarray) else pa.array(v)
