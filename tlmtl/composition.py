@@ -134,6 +134,8 @@ def leaves(cfg: DictConfig) -> dict[str, Any]:
 
 def _is_setting(key: str) -> bool:
     """Whether a change of `key` belongs into the column `overrides`: it can change the result and no column shows it."""
+    if key.endswith("dataset.download"):
+        return False
     return key == "hardware.deterministic" or (key not in SHOWN and key.split(".")[0] not in (
         "output", "sweep", "resume", "progress", "hardware", "allow", "composed",
     ))  # fmt: skip

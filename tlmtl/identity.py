@@ -104,6 +104,8 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
         found.pop(key, None)
     for key in ("workers", "images_mb"):
         found["hardware"].pop(key, None)
+    for node in (found["dataset"], found["source"].get("dataset") or {}):
+        node.pop("download", None)  # how the data came here
     found["tasks"] = chosen_tasks(cfg)
     found["terms"] = OmegaConf.to_container(OmegaConf.create(terms_of(cfg)))
     found["strategy"] = {
