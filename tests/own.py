@@ -5,7 +5,10 @@ import re
 import shutil
 
 import numpy as np
+from omegaconf import OmegaConf
 from PIL import Image
+
+from tlmtl.data.dataset import load, with_tasks
 
 SIZES = {"cat": 14, "dog [big]": 7, "Bär": 3}  # training images
 
@@ -71,3 +74,10 @@ def counts(text, name):
     found = re.search(rf"^  {re.escape(name)} +([\d., ]+)$", text, re.M)
     assert found, f"{name!r} has no row in {text}"
     return [int(number.replace(",", "")) for number in found[1].split()]
+
+
+def loaded(family, tasks="default", cache=None, **settings):
+    """`dataset=FAMILY` (`folder` or `table`) with these settings, loaded as a run does."""
+    stated = {"label": {"kind": "classification"}} if family == "folder" else {}
+    node = OmegaConf.create({"_target_": f"tlmtl.data.{family}.{family}", "tasks": stated, **settings})
+    return load(with_tasks(node, "dataset", []), tasks, [], cache)

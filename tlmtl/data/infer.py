@@ -10,6 +10,7 @@ from tlmtl.errors import ConfigError
 
 SEPARATORS = ";|,"
 FEW = 20  # whole numbers of at most so many values are classes
+COMMA = r"[-+]?\d+(,\d+)?"  # a number, perhaps with a decimal comma
 KINDS = ("classification", "multilabel", "regression")
 
 
@@ -37,19 +38,21 @@ def kind_of(cells: pd.Series) -> str | None:
     """The kind that the values of a column of text suggest; None for what looks like an identifier or a remark.
 
     Text is a classification; with a separator inside, multilabel; whole numbers of at most 20 values are a
-    classification, other numbers a regression.
+    classification, other numbers a regression. "mixed" is what cannot be told: numbers and words, decimal commas.
     """
     there = cells[cells != ""]
     if there.empty:
         return None
     numbers = pd.to_numeric(there, errors="coerce")
     if numbers.notna().all():
-        whole = bool((numbers == numbers.round()).all())
+        whole = bool((np.isfinite(numbers) & (numbers == numbers.round())).all())
         return "classification" if whole and numbers.nunique() <= FEW else "regression"
-    if numbers.notna().any() and numbers.notna().mean() >= 0.5:
+    if there.str.fullmatch(COMMA).all():
         return "mixed"
     if _separator(there) is not None:
         return "multilabel"
+    if numbers.notna().mean() >= 0.5:
+        return "mixed"
     return "classification" if there.nunique() <= max(10, len(there) // 3) else None
 
 
@@ -68,7 +71,7 @@ def encode(cells: pd.Series, kind: str, name: str, separator: str | None = None)
         return _multilabel(cells, separator or _separator(cells[cells != ""]) or SEPARATORS[0])
     numbers = pd.to_numeric(cells.where(cells != ""), errors="coerce")
     notes = []
-    if (numbers.notna() | (cells == "")).all() and (numbers.dropna() == numbers.dropna().round()).all():
+    if (numbers.notna() | (cells == "")).all() and _exact(numbers.dropna()):
         others = numbers[(numbers >= 0)].nunique()
         gone = (cells == "").to_numpy()
         if (minus := (numbers == -1).to_numpy()).any() and (numbers < -1).sum() == 0 and others > 1:
@@ -87,10 +90,15 @@ def encode(cells: pd.Series, kind: str, name: str, separator: str | None = None)
 
 
 def mixed(cells: pd.Series, name: str) -> ConfigError:
-    """The message for a column that holds numbers and words."""
+    """The message for a column that holds numbers and words, or numbers with a decimal comma."""
     numbers = pd.to_numeric(cells, errors="coerce")
     words = cells[(cells != "") & numbers.isna()]
     shown = ", ".join(f"'{cell}' in row {row}" for row, cell in words.head(3).items())
+    if words.str.fullmatch(COMMA).all():
+        return ConfigError(
+            f"The column '{name}' looks like numbers with a decimal comma: {shown}. Write them with a point, or, if they are "
+            f"labels with a comma between, say so: +dataset.tasks.{name}.kind=multilabel."
+        )
     return ConfigError(
         f"The column '{name}' holds {int(numbers.notna().sum())} numbers and {len(words)} other value(s): {shown}. Mend or "
         f"empty those cells, or say that all are names of classes: +dataset.tasks.{name}.kind=classification."
@@ -99,7 +107,7 @@ def mixed(cells: pd.Series, name: str) -> ConfigError:
 
 def _regression(cells: pd.Series, name: str) -> Column:
     numbers = pd.to_numeric(cells.where(cells != ""), errors="coerce")
-    wrong = cells[(cells != "") & numbers.isna()]
+    wrong = cells[(cells != "") & ~np.isfinite(numbers)]
     if len(wrong):
         shown = ", ".join(f"'{cell}' in row {row}" for row, cell in wrong.head(3).items())
         raise ConfigError(f"'{name}' is a regression, but {len(wrong)} of its cells are no numbers: {shown}.")
@@ -125,6 +133,11 @@ def _separator(there: Sequence[str] | pd.Series) -> str | None:
         if len(parts) > len(cells) and len(set(parts)) <= max(2, len(parts) // 3):
             return separator
     return None
+
+
+def _exact(numbers: pd.Series) -> bool:
+    """Whether all are whole numbers that a float holds exactly; longer ones are names, digit by digit."""
+    return bool((np.isfinite(numbers) & (numbers.abs() < 2**53) & (numbers == numbers.round())).all())
 
 
 def _gone(values: np.ndarray) -> np.ndarray:
