@@ -56,17 +56,22 @@ def cut_groups(
     count = len(np.unique(groups))
     check_groups(labels, groups, wanted, names)
     n = max(wanted, min(SLICES, count))
-    n_test = max(1, round(n * test_fraction)) if test_fraction else 0
-    n_val = max(1, round(n * val_fraction)) if val_fraction else 0
-    while n_test + n_val >= n:
-        n_test, n_val = (n_test - 1, n_val) if n_test >= n_val else (n_test, n_val - 1)
     slices = folds(None, groups, n, seed, None, len(groups)) if labels is None else _slices(labels, groups, n, seed)
+    slices = sorted(slices, key=len)  # what holds a huge group comes last: to train
+    sizes = np.array([len(part) for part in slices])
+    n_test = _nearest(sizes[: len(sizes) - wanted + 1], test_fraction * len(groups)) if test_fraction else 0
+    n_val = _nearest(sizes[n_test:-1], val_fraction * len(groups)) if val_fraction else 0
     ends = np.cumsum([n_test, n_val])
-    parts = dict(zip(("test", "val", "train"), np.split(np.arange(n), ends), strict=True))
+    parts = dict(zip(("test", "val", "train"), np.split(np.arange(len(slices)), ends), strict=True))
     return {
         split: np.sort(np.concatenate([slices[i] for i in parts[split]] or [np.empty(0, int)]))
         for split in ("train", "val", "test")
     }
+
+
+def _nearest(sizes: np.ndarray, wanted: float) -> int:
+    """How many of the first slices, one at least, hold a number of examples that is nearest to `wanted`."""
+    return 1 + int(np.abs(np.cumsum(sizes) - wanted).argmin())
 
 
 def check_groups(labels: np.ndarray | None, groups: np.ndarray, n: int, names: list[str] | None) -> None:
@@ -100,7 +105,9 @@ def _slices(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> list[n
         warnings.simplefilter("ignore")
         try:
             splitter = _splitter(labels, groups, n, seed)
-            return [test for _, test in splitter.split(np.zeros(len(groups)), labels, groups)]
+            found = [test for _, test in splitter.split(np.zeros(len(groups)), labels, groups)]
+            found = [part for part in found if len(part)]  # it fills slices greedily, and may leave some empty
+            return found if len(found) >= 3 else folds(None, groups, n, seed, None, len(groups))
         except ValueError:  # more slices than any class has examples
             return folds(None, groups, n, seed, None, len(groups))
 
