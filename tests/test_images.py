@@ -136,7 +136,9 @@ def test_folders_that_are_none(tmp_path):
         folder(str(classes(tmp_path / "one", names=("cat",))))
     top = tmp_path / "stray"
     classes(top / "train"), classes(top / "test", names=("cat", "cow"))
-    with pytest.raises(ConfigError, match=r"The test split has classes of 'label' that the training .* no example of: cow"):
+    with pytest.raises(
+        ConfigError, match=r"The test split has classes of 'label' that the training .* no example of: cow"
+    ):
         loaded(top)
     classes(tmp_path / "small", count=2)
     with pytest.raises(ConfigError, match=r"Class 'cat' has 2 example\(s\), and needs at least 3"):

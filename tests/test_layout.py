@@ -87,7 +87,19 @@ def test_parts_import_nothing_from_above(part):
 def test_seams_know_no_members(family):
     """Another part of the program imports a family's interface, never one of its members: a config names those."""
     seams = {
-        "data": {"dataset", "further", "streams", "feed", "images", "decode", "tabular", "examples", "splits", "augment", "duplicates"},
+        "data": {
+            "dataset",
+            "further",
+            "streams",
+            "feed",
+            "images",
+            "decode",
+            "tabular",
+            "examples",
+            "splits",
+            "augment",
+            "duplicates",
+        },
         "models": {"encoder", "heads", "source", "multitask"},
         "terms": {"base"},
         "weighting": {"base"},

@@ -62,7 +62,8 @@ def summarise(
     """Groups of repeats in `rows` (columns of `results.csv`), with means and standard deviations.
 
     `metric`: a name such as `accuracy`; by default each task's first. `over`: settings of which validation chooses the
-    value. `repeats`: settings whose values are repeats, as those of the seed always are (`dataset.fold`). The order of `rows` does not matter. Raises ConfigError for an unknown metric or key.
+    value. `repeats`: settings whose values are repeats, as those of the seed always are (`dataset.fold`). The order of
+    `rows` does not matter. Raises ConfigError for an unknown metric or key.
     """
     rows, overridden = keys.expand(keys.clean(rows))
     settings = [name for name in [*SETTINGS, *overridden] if name in rows]

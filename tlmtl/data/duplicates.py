@@ -6,7 +6,9 @@ import numpy as np
 
 from tlmtl.errors import ConfigError
 
-ALIKE = 2  # bits of 64 in which the perceptual hashes of near duplicates may differ; half of the bits are set, so 2, 4, ...
+ALIKE = (
+    2  # bits of 64 in which the perceptual hashes of near duplicates may differ; half of the bits are set, so 2, 4, ...
+)
 PAIRS = 1_000_000_000  # comparisons that are worth a run's start (a second or two); `tlmtl check` makes all
 Splits = Mapping[str, np.ndarray]
 

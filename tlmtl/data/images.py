@@ -23,7 +23,6 @@ from tlmtl.preprocess import Preprocess, fit
 if TYPE_CHECKING:
     from tlmtl.data.scan import Facts
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a grey picture (ITU-R BT.601, as Pillow has it)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -76,8 +75,7 @@ class ArrayImages:
             return self
         if channels == 3:
             return ArrayImages(self.pixels.expand(-1, 3, -1, -1).numpy())
-        grey = (self.pixels * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).round().to(torch.uint8)
-        return ArrayImages(grey.numpy())
+        return ArrayImages(luma(self.pixels).round().to(torch.uint8).numpy())
 
     def hashes(self) -> np.ndarray:
         return np.array([hash_pixels(image) for image in self.pixels.numpy()], dtype=np.int64)
@@ -92,10 +90,17 @@ class FileImages:
     Arguments:
         opened: from a position in `facts` to a loaded PIL image; called from several threads.
         facts: what one reading of every image found. All are readable.
+        decoded: from a position and a number of channels to the pixels (C, H, W), where there is a faster way.
     """
 
-    def __init__(self, opened: Callable[[int], object], facts: "Facts") -> None:
+    def __init__(
+        self,
+        opened: Callable[[int], object],
+        facts: "Facts",
+        decoded: Callable[[int, int], np.ndarray] | None = None,
+    ) -> None:
         self.opened = opened
+        self.decoded = decoded or (lambda index, channels: pixels(opened(index), channels))
         self.facts: Facts = facts
         self.channels = 3 if facts.colour.any() else 1
         # images of one width and height need not be cropped to be stacked
@@ -108,7 +113,7 @@ class FileImages:
         geometry = preprocess if self.same_shape else preprocess.cropped()
 
         def one(index: int) -> Tensor:
-            return fit(torch.from_numpy(pixels(self.opened(index), self.channels))[None], geometry)
+            return fit(torch.from_numpy(self.decoded(index, self.channels))[None], geometry)
 
         return torch.cat(in_threads(one, indices.tolist()))
 
@@ -152,6 +157,12 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], tell: Callable[[]
         for future in waiting:  # after an error or Ctrl-C nobody wants the others any more
             future.cancel()
     return found
+
+
+def luma(images: Tensor) -> Tensor:
+    """Grey float (N, 1, H, W) of grey or RGB images (N, C, H, W): ITU-R BT.601, as Pillow has it."""
+    weights = torch.tensor([0.299, 0.587, 0.114] if images.shape[1] == 3 else [1.0])
+    return (images * weights.view(1, -1, 1, 1)).sum(1, keepdim=True)
 
 
 def hash_pixels(image: np.ndarray) -> int:

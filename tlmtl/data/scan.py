@@ -4,7 +4,6 @@ What was found is kept in the cache (`scans/`), by file name, size and times, so
 changed are read again. Images that a library opens are known by number, and are read again all together.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from tlmtl import files
-from tlmtl.data.decode import opened, pixels
-from tlmtl.data.images import FileImages, hash_pixels, in_threads
+from tlmtl.data import known
+from tlmtl.data.decode import decode_fast, opened, pixels
+from tlmtl.data.images import FileImages, hash_pixels, in_threads, luma
 from tlmtl.errors import ConfigError
 from tlmtl.progress import counted
 
-FIELDS = {"hash": "int64", "look": "uint64", "height": "int64", "width": "int64", "mode": "str", "error": "str"}
-VERSION = 1  # of what is found; another one is not read
+FIELDS = {"hash": "int64", "look": "uint64", "height": "int32", "width": "int32", "mode": "object", "error": "object"}
 
 
 @dataclass
@@ -54,7 +53,8 @@ class Facts:
     @property
     def colour(self) -> np.ndarray:
         """bool (N,): which are not grey."""
-        return ~np.isin(self.mode, ["L", "1", "LA", "La"]) & ~np.char.startswith(self.mode.astype(str), "I")
+        modes = self.mode.astype(str)
+        return ~np.isin(modes, ["L", "1", "LA", "La"]) & ~np.char.startswith(modes, "I")
 
 
 def scan(paths: Sequence[str], cache: Path | None = None) -> Facts:
@@ -65,7 +65,7 @@ def scan(paths: Sequence[str], cache: Path | None = None) -> Facts:
     """
     stamps = np.array([_stamp(path) for path in paths], dtype=np.int64).reshape(-1, 3)
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ""
-    return _scan(paths, stamps, lambda i: paths[i], _place(top, cache))
+    return _scan(paths, stamps, lambda i: paths[i], known.place(top, cache))
 
 
 def scan_items(count: int, item: Callable[[int], Any], key: str, stamp: int, cache: Path | None = None) -> Facts:
@@ -77,22 +77,32 @@ def scan_items(count: int, item: Callable[[int], Any], key: str, stamp: int, cac
         stamp: 0 or more; with another one than is kept, all images are read again.
     """
     stamps = np.full((count, 3), stamp, dtype=np.int64)
-    return _scan([str(i) for i in range(count)], stamps, lambda i: partial(item, i), _place(key, cache))
+    return _scan([str(i) for i in range(count)], stamps, lambda i: partial(item, i), known.place(key, cache))
 
 
 def _scan(names: Sequence[str], stamps: np.ndarray, source: Callable[[int], Any], place: Path | None) -> Facts:
-    known = _known(place)
-    rows: list[Any] = [None] * len(names)
-    for i, name in enumerate(names):
-        if (kept := known.get(name)) is not None and kept[0] == tuple(stamps[i].tolist()):
-            rows[i] = kept[1]
-    missing = [i for i, row in enumerate(rows) if row is None]
-    with counted(len(missing), "Reading images, once") as tell:
-        for i, row in zip(missing, in_threads(lambda i: look_at(source(i)), missing, tell), strict=True):
-            rows[i] = row
-    facts = Facts(*(np.array(column, dtype=kind) for column, kind in zip(_columns(rows), FIELDS.values(), strict=True)))
-    if place is not None and missing:
-        _keep(place, names, stamps, facts)
+    facts = Facts(*(np.zeros(len(names), kind) for kind in FIELDS.values()))
+    facts.mode[:], facts.error[:] = "", ""
+    kept = known.recall(place, names, stamps, list(FIELDS))
+    for name in FIELDS:
+        getattr(facts, name)[kept.index] = kept[name].to_numpy()
+    missing = np.setdiff1d(np.arange(len(names)), kept.index).tolist()
+    there = np.isin(np.arange(len(names)), kept.index)
+
+    def look(i: int) -> None:
+        for name, value in zip(FIELDS, look_at(source(i)), strict=True):
+            getattr(facts, name)[i] = value
+        there[i] = True
+
+    try:
+        with counted(len(missing), "Reading images, once") as tell:
+            in_threads(look, missing, tell)
+    finally:  # what an interrupted reading found is worth keeping, too
+        if missing:
+            # bad files are looked at again: a disk or a missing right may have been to blame
+            good = np.flatnonzero(there & (facts.error == "") & (stamps[:, 0] >= 0))
+            found = pd.DataFrame({name: getattr(facts, name)[good] for name in FIELDS})
+            known.keep(place, [names[i] for i in good.tolist()], stamps[good], found)
     return facts
 
 
@@ -115,7 +125,7 @@ def perceptual_hash(image: np.ndarray) -> int:
     from scipy.fft import dctn
 
     small = F.interpolate(torch.from_numpy(image)[None].float(), (32, 32), mode="bilinear", antialias=True)
-    grey = small[0].mean(0).double().numpy()
+    grey = luma(small)[0, 0].double().numpy()
     low = dctn(grey)[:8, :8].ravel()
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
@@ -142,7 +152,7 @@ def readable(facts: Facts, names: Sequence[str], on_bad_image: str) -> tuple[np.
 def images_of(paths: Sequence[str], facts: Facts, where: np.ndarray) -> FileImages:
     """The files at the positions `where`, as images."""
     chosen = [paths[i] for i in where.tolist()]
-    return FileImages(lambda i: opened(chosen[i]), facts[where])
+    return FileImages(lambda i: opened(chosen[i]), facts[where], lambda i, channels: decode_fast(chosen[i], channels))
 
 
 def _stamp(path: str) -> tuple[int, int, int]:
@@ -152,48 +162,3 @@ def _stamp(path: str) -> tuple[int, int, int]:
     except OSError:
         return -1, -1, -1
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _columns(rows: Sequence[tuple]) -> list[Any]:
-    return list(zip(*rows, strict=True)) if rows else [[] for _ in FIELDS]
-
-
-def _place(key: str, cache: Path | None) -> Path | None:
-    name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
-    return cache / "scans" / name if cache is not None and key else None
-
-
-def _known(place: Path | None) -> dict[str, tuple[tuple[int, int, int], tuple]]:
-    """By path: its stamp and facts. {} where nothing usable is kept."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    if place is None or not place.is_file():
-        return {}
-    try:
-        table = parquet.read_table(place)
-        if (table.schema.metadata or {}).get(b"version") != str(VERSION).encode():
-            return {}
-        columns = [table[name].to_pylist() for name in ("path", "size", "mtime", "ctime", *FIELDS)]
-    except (OSError, KeyError, pa.ArrowException):
-        return {}
-    return {row[0]: (row[1:4], row[4:]) for row in zip(*columns, strict=True)}
-
-
-def _keep(place: Path, names: Sequence[str], stamps: np.ndarray, facts: Facts) -> None:
-    """Keep what was found of the good files; bad ones are looked at again, a disk or a right may have been to blame."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    good = np.flatnonzero((facts.error == "") & (stamps[:, 0] >= 0))
-    columns: dict[str, Any] = {"path": [names[i] for i in good.tolist()]}
-    columns |= {name: stamps[good, i] for i, name in enumerate(("size", "mtime", "ctime"))}
-    columns |= {name: getattr(facts, name)[good] for name in FIELDS}
-    table = pa.table({name: pa.array(list(v) if v.dtype.kind == "U" else v) if isinstance(v, np.ndarray) else pa.array(v)
-                      for name, v in columns.items()})  # fmt: skip
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        files.write(place, lambda temporary: parquet.write_table(
-            table.replace_schema_metadata({"version": str(VERSION)}), temporary))  # fmt: skip
-    except OSError:  # a cache that cannot be written costs time, nothing else
-        pass

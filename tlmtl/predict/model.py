@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from tlmtl.config import build
-from tlmtl.data.decode import opened, pixels
+from tlmtl.data.decode import decode_fast
 from tlmtl.errors import ConfigError
 from tlmtl.models.heads import LinearHead
 from tlmtl.models.source import SEEN, read_model, read_record
@@ -36,7 +36,7 @@ class Trained:
 
     def read(self, path: str) -> Tensor:
         """An image file as uint8 (1, C, H, W) of the model's size. Raises OSError for what is no whole image."""
-        image = torch.from_numpy(pixels(opened(path), self.channels))[None]
+        image = torch.from_numpy(decode_fast(path, self.channels))[None]
         return cover(image, self.preprocess, self.size)
 
 

@@ -1,0 +1,61 @@
+"""What was found out about the files of a data set, kept in the cache by name and stamp."""
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tlmtl import files
+
+VERSION = "3"  # of what is found; another one is not read
+STAMP = ["size", "mtime", "ctime"]
+
+
+def place(key: str, cache: Path | None) -> Path | None:
+    """The file that belongs to `key`; None without a cache."""
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
+    return cache / "scans" / name if cache is not None and key else None
+
+
+def recall(place: Path | None, names: Sequence[str], stamps: np.ndarray, fields: Sequence[str]) -> pd.DataFrame:
+    """A row for each of `names` whose stamp (N, 3) is the one that is kept, indexed by position in `names`.
+
+    Empty where nothing usable is kept.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    nothing = pd.DataFrame({name: [] for name in fields}, index=np.empty(0, dtype=np.int64))
+    if place is None or not place.is_file():
+        return nothing
+    try:
+        table = parquet.read_table(place)
+        if (table.schema.metadata or {}).get(b"version") != VERSION.encode():
+            return nothing
+        kept = table.select(["name", *STAMP, *fields]).to_pandas().drop_duplicates("name")
+    except (OSError, KeyError, pa.ArrowException):
+        return nothing
+    at = pd.Index(kept["name"]).get_indexer(pd.Index(names))
+    positions = np.flatnonzero(at >= 0)
+    same = (kept[STAMP].to_numpy()[at[positions]] == stamps[positions]).all(1)
+    positions = positions[same]
+    return kept.iloc[at[positions]][list(fields)].set_axis(positions)
+
+
+def keep(place: Path | None, names: Sequence[str], stamps: np.ndarray, found: pd.DataFrame) -> None:
+    """Keep `found`, a row for each of `names`, instead of what was kept. A cache that cannot be written costs time alone."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if place is None:
+        return
+    columns: dict[str, Any] = {"name": list(names), **{name: stamps[:, i] for i, name in enumerate(STAMP)}}
+    table = pa.Table.from_pandas(found.assign(**columns), preserve_index=False)
+    table = table.replace_schema_metadata({"version": VERSION})
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        files.write(place, lambda temporary: parquet.write_table(table, temporary))
