@@ -86,7 +86,7 @@ class Evaluate:
     """Further test sets for the trained model. `also` lists names of data sets, files or folders; composed, it is their
     configs by name."""
 
-    also: Any = field(default_factory=list)
+    also: Any = None
 
 
 @dataclass
