@@ -10,7 +10,7 @@ from PIL import Image
 from tlmtl.config import Dataset
 from tlmtl.data.augment import AUGMENTATIONS, augmentation
 from tlmtl.data.dataset import load
-from tlmtl.data.decode import decode
+from tlmtl.data.decode import decode, decode_fast
 from tlmtl.data.folder import folder
 from tlmtl.data.images import ArrayImages
 from tlmtl.data.scan import images_of, scan
@@ -182,3 +182,29 @@ def test_mixed_folders_become_colour_and_square(tmp_path):
     assert alone.read(torch.tensor([0]), AS_IS).shape == (1, 1, 8, 16)  # nothing is cropped that need not be
     copy = ArrayImages(decode(paths[0])[None])
     assert copy.hashes().tolist() == alone.hashes().tolist()  # the same pixels, wherever they are kept
+
+
+def test_the_fast_way_gives_the_same_pixels(tmp_path):
+    random, path = np.random.default_rng(0), tmp_path / "image.jpg"
+    colour = np.kron(random.integers(0, 255, (9, 11, 3)), np.ones((7, 7, 1))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds = {
+        "colour": (Image.fromarray(colour), {}),
+        "no subsampling": (Image.fromarray(colour), {"subsampling": 0, "progressive": True}),
+        "grey": (Image.fromarray(colour[..., 0]), {}),
+        "turned": (Image.fromarray(colour), {"exif": exif}),
+        "cmyk": (Image.fromarray(colour).convert("CMYK"), {}),
+        "no jpeg": (Image.fromarray(colour), {"format": "PNG"}),
+    }
+    for name, (image, more) in kinds.items():
+        image.save(path, **{"quality": 80, **more})
+        for channels in (1, 3):
+            assert np.array_equal(decode_fast(str(path), channels), decode(path, channels)), (name, channels)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(OSError, match="truncated"):
+        decode_fast(str(path), 3)
+    Image.fromarray(colour).save(path)
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(OSError, match="truncated"):
+        decode_fast(str(path), 3)

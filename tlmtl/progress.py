@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from typing import Any, Protocol
 
 
@@ -152,7 +153,7 @@ def counted(total: int, label: str, patience: float = 1.0) -> Iterator[Callable[
     def tell(number: int = 1) -> None:
         nonlocal bar, done, told
         done, now = done + number, time.monotonic()
-        if now - began < patience:
+        if now - began < patience or parent_process() is not None:  # a sweep's own table is on the screen
             return
         if sys.stderr.isatty():
             if bar is None:

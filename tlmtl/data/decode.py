@@ -15,6 +15,7 @@ SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp", ".gif",
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif",
 }  # fmt: skip
+ORIENTATION = 0x0112  # the EXIF tag
 
 
 def decode(path: str | Path, channels: int | None = None) -> np.ndarray:
@@ -30,7 +31,8 @@ def decode_fast(path: str, channels: int) -> np.ndarray:
 
     try:
         with Image.open(path, formats=["JPEG"]) as image:  # reads the head of the file
-            plain = image.mode == {1: "L", 3: "RGB"}[channels] and not image.info.get("exif")
+            upright = image.getexif().get(ORIENTATION, 1) in (0, 1)
+            plain = upright and image.mode == {1: "L", 3: "RGB"}[channels]
             many = image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0)
         if plain and not many:
             raw = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
@@ -44,9 +46,6 @@ def opened(path: str | Path) -> Any:
     """The file as a PIL image, loaded. Raises OSError for what is no whole image or unreasonably large."""
     from PIL import Image, UnidentifiedImageError
 
-    warnings.simplefilter(
-        "ignore", Image.DecompressionBombWarning
-    )  # half the size at which Pillow refuses: large scans
     try:
         with Image.open(path, formats=_formats()) as image:
             image.load()
@@ -65,6 +64,8 @@ def opened(path: str | Path) -> Any:
 def _formats() -> list[str]:
     from PIL import Image
 
+    # told at half the size at which Pillow refuses: large scans are meant to be read
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]  # some can be left out when Pillow is built
 
