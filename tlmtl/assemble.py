@@ -66,7 +66,9 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     data.tasks = with_class_weights(data.tasks, labels, cfg.train.class_weights)
     draws = draw_weights(data.tasks, labels, cfg.train.sampler)
     data.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20
-    also = {str(name): further(str(name), node, data, allow, cache) for name, node in dict(cfg.evaluate.also or {}).items()}
+    also = {
+        str(name): further(str(name), node, data, allow, cache) for name, node in dict(cfg.evaluate.also or {}).items()
+    }
     encoder = encoder_of(cfg, data.channels)
     terms = {n: _seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
     check_layers(encoder.blocks, layers_of(list(terms.values())))

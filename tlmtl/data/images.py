@@ -11,17 +11,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tlmtl.data.decode import pixels
+from tlmtl.data.facts import Facts
 from tlmtl.preprocess import Preprocess, fit
-
-if TYPE_CHECKING:
-    from tlmtl.data.scan import Facts
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +29,7 @@ class Images(Protocol):
     channels: int  # 1 (grey) or 3 (RGB)
 
     @property
-    def facts(self) -> "Facts | None":
+    def facts(self) -> Facts | None:
         """What one reading of every file found, where they are files."""
         ...
 
@@ -57,7 +55,7 @@ class Images(Protocol):
 class ArrayImages:
     """Images of one shape in memory. `pixels`: uint8 (N, C, H, W)."""
 
-    facts: "Facts | None" = None
+    facts: Facts | None = None
 
     def __init__(self, pixels: np.ndarray) -> None:
         if pixels.dtype != np.uint8 or pixels.ndim != 4:
@@ -96,7 +94,7 @@ class FileImages:
     def __init__(
         self,
         opened: Callable[[int], object],
-        facts: "Facts",
+        facts: Facts,
         decoded: Callable[[int, int], np.ndarray] | None = None,
     ) -> None:
         self.opened = opened

@@ -6,7 +6,6 @@ changed are read again. Images that a library opens are known by number, and are
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,43 +17,10 @@ from torch.nn import functional as F
 
 from tlmtl.data import known
 from tlmtl.data.decode import decode_fast, opened, pixels
+from tlmtl.data.facts import FIELDS, Facts
 from tlmtl.data.images import FileImages, hash_pixels, in_threads, luma
 from tlmtl.errors import ConfigError
 from tlmtl.progress import counted
-
-FIELDS = {"hash": "int64", "look": "uint64", "height": "int32", "width": "int32", "mode": "object", "error": "object"}
-
-
-@dataclass
-class Facts:
-    """What one reading of N files found, aligned with them.
-
-    Arguments:
-        hash: int64, of the pixels.
-        look: uint64, a perceptual hash: pictures that look alike differ in few bits.
-        height, width: pixels, upright.
-        mode: Pillow's name of what the file holds (L, RGB, RGBA, P, I;16, ...).
-        error: why a file is no whole image; "" for a good one.
-    """
-
-    hash: np.ndarray
-    look: np.ndarray
-    height: np.ndarray
-    width: np.ndarray
-    mode: np.ndarray
-    error: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.hash)
-
-    def __getitem__(self, where: Any) -> "Facts":
-        return Facts(*(getattr(self, name)[where] for name in FIELDS))
-
-    @property
-    def colour(self) -> np.ndarray:
-        """bool (N,): which are not grey."""
-        modes = self.mode.astype(str)
-        return ~np.isin(modes, ["L", "1", "LA", "La"]) & ~np.char.startswith(modes, "I")
 
 
 def scan(paths: Sequence[str], cache: Path | None = None) -> Facts:
