@@ -65,10 +65,47 @@ BAD = {
     "no tensors": (lambda path: torch.save({"a": 1, "b": {"c": [2]}}, path), ["holds no parameters"]),
     "a script": (
         lambda path: torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(path)),
-        ["is broken, or no file of parameters: Cannot use ``weights_only=True`` with TorchScript archives"],
+        ["is a TorchScript archive, which is code and no state dict", "(source.path)", "state_dict(), OTHER)"],
     ),
     "numbers of numpy": (lambda p: p.write_bytes(pickle.dumps({"w": np.zeros(3)})), ["is a pickle of something else"]),
 }
+
+
+def _deflated(path: Path) -> None:
+    torch.save({"block1.0.weight": torch.zeros(10**6)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+BOMBS = {
+    "expanded": (
+        lambda path: torch.save({"x": torch.zeros(1).expand(6 * 10**8)}, path),
+        ["'x' of ", "(600000000,), of which the file holds 4 bytes alone", "tensor.clone()"],
+    ),
+    "expanded under an own name": (
+        lambda path: torch.save({"state_dict": {"block1.0.weight": torch.zeros(1).expand(10**13)}}, path),
+        ["'state_dict.block1.0.weight' of ", "of which the file holds 4 bytes alone"],
+    ),
+    "deflated": (_deflated, ["is compressed ('", "it could fill the memory", "Save the state dict anew"]),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), BOMBS.values(), ids=BOMBS)
+def test_files_that_would_fill_the_memory(tmp_path, make, words):
+    make(tmp_path / "bomb.pth")
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path / "bomb.pth")
+    for word in [*words, "(source.path)", "bomb.pth"]:
+        assert word in str(error.value)
+
+
+def test_tensors_that_share_values_are_no_bombs(tmp_path):
+    whole = {**state(), "tied": (tied := torch.zeros(100)), "part": tied[10:20], "turned": torch.zeros(3, 4).T}
+    torch.save(whole, tmp_path / "w.pth")
+    assert loaded(tmp_path / "w.pth")[0].state["turned"].shape == (4, 3)
 
 
 @pytest.mark.filterwarnings("ignore")

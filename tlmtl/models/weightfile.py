@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,13 @@ def read_weights(path: Path, where: str) -> WeightFile:
             "parameters saved by torch.save(model.state_dict(), FILE) or safetensors.torch.save_file."
         )
     try:
+        if head.startswith(b"PK"):
+            _check_archive(path, where)
         found = _torch(path) if is_torch else _safetensors(path)
     except pickle.UnpicklingError as error:
         raise _refusal(path, where, str(error)) from error
+    except ConfigError:
+        raise
     except Exception as error:  # there is nothing that a broken file cannot raise
         reason = (str(error) or type(error).__name__).splitlines()[0].split(". In PyTorch")[0]
         raise ConfigError(
@@ -66,7 +71,39 @@ def read_weights(path: Path, where: str) -> WeightFile:
         raise ConfigError(
             f"{path} holds no parameters ({where}). Expected a dict from names to tensors, as model.state_dict() is."
         )
+    for group, tensors in found.groups.items():
+        for name, tensor in tensors.items():
+            _check_size(tensor, f"'{group}{name}' of {path}", where)
     return found
+
+
+def _check_archive(path: Path, where: str) -> None:
+    """Raises ConfigError for an archive that unpacks to more than it is: torch packs without compressing."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(one.filename.endswith("/constants.pkl") for one in members):
+        raise ConfigError(
+            f"{path} is a TorchScript archive, which is code and no state dict, so it was not loaded ({where}). If you "
+            "trust it, save its tensors where it was made: torch.save(torch.jit.load(FILE).state_dict(), OTHER)."
+        )
+    packed = [one.filename for one in members if one.compress_type != zipfile.ZIP_STORED]
+    size, most = sum(one.file_size for one in members), path.stat().st_size
+    if packed or size > most:
+        what = f"is compressed ('{packed[0]}')" if packed else f"says that it holds {size} bytes, and has {most}"
+        raise ConfigError(
+            f"{path} {what}, so it was not loaded: it could fill the memory ({where}). Expected a file as torch.save "
+            "writes it, which is not compressed. Save the state dict anew: torch.save(model.state_dict(), FILE)."
+        )
+
+
+def _check_size(tensor: Tensor, what: str, where: str) -> None:
+    """Raises ConfigError for a tensor that shows the same few values again and again: a copy would fill the memory."""
+    kept = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > kept:
+        raise ConfigError(
+            f"{what} has the shape {tuple(tensor.shape)}, of which the file holds {kept} bytes alone, so it was not loaded "
+            f"({where}). Expected all values of each tensor. Save it anew with tensor.clone() for expanded ones."
+        )
 
 
 def _head(path: Path, where: str) -> bytes:

@@ -63,6 +63,8 @@ def fitted(
         raise ConfigError(f"'source.match' should be name or order. Found '{match}'.")
     state, how = _by_name(found, own, prefix, path) if match == "name" else _by_order(found, own, path)
     for name in own.keys() & state.keys():
+        if state[name].ndim != own[name].ndim:
+            continue  # no part of it fits: `load_into` says so
         state[name] = state[name].to(own[name].dtype)
         if not torch.isfinite(state[name]).all():
             raise ConfigError(f"'{name}' of {path} holds values that are not finite: it is of a training that failed.")
