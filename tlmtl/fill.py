@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError
 
 from tlmtl.errors import ConfigError, nearest
 
@@ -15,7 +16,29 @@ def tasks(cfg: DictConfig) -> None:
 
     for where in ("dataset", "source.dataset"):
         if (node := OmegaConf.select(cfg, where)) is not None:
-            OmegaConf.update(cfg, where, with_tasks(node, where, list(cfg.allow)), merge=False)
+            try:
+                filled = with_tasks(node, where, list(cfg.allow))
+            except GrammarParseError as error:
+                raise ConfigError(
+                    f"A column's name should not hold '${{', with which configs refer to values ('{where}'): "
+                    f"{str(error).splitlines()[0]}. Rename the column, or choose others: {where}.labels=[COLUMN]."
+                ) from error
+            if filled is not node:
+                _check_names(filled, where)
+            OmegaConf.update(cfg, where, filled, merge=False)
+
+
+def _check_names(filled: DictConfig, where: str) -> None:
+    """Raises ConfigError for a name from the data that a config would not keep as it is: an interpolation, evaluated, could
+    show what the environment holds; `???` counts as missing."""
+    found: Any = OmegaConf.to_container(filled, resolve=False)
+    for name, task in found["tasks"].items():
+        column = str(task.get("target") or name)
+        if any("${" in word or word == "???" for word in (str(name), column)):
+            raise ConfigError(
+                f"A column's name should not be '???' or hold '${{', which mean something else in a config ('{where}'). "
+                f"Found the column '{column}'. Rename it, or choose others: {where}.labels=[COLUMN]."
+            )
 
 
 def further_sets(cfg: DictConfig, known: list[str], preset: Callable[[str], DictConfig]) -> None:

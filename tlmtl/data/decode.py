@@ -1,6 +1,7 @@
 """One image file to pixels: upright, 8 bits, grey or RGB, whatever the file holds."""
 
 import os
+import stat
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,7 @@ def decode_fast(path: str, channels: int) -> np.ndarray:
     from torchvision.io import ImageReadMode, decode_jpeg
 
     try:
+        _check_regular(path)
         with Image.open(path, formats=["JPEG"]) as image:  # reads the head of the file
             upright = image.getexif().get(ORIENTATION, 1) in (0, 1)
             plain = upright and image.mode == {1: "L", 3: "RGB"}[channels]
@@ -47,6 +49,7 @@ def opened(path: str | Path) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        _check_regular(path)
         with Image.open(path, formats=_formats()) as image:
             image.load()
             return image
@@ -58,6 +61,13 @@ def opened(path: str | Path) -> Any:
         raise OSError(error.strerror or str(error).replace(str(path), Path(path).name)) from error
     except Exception as error:  # a broken file can end in anything, deep in a decoder
         raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _check_regular(path: str | Path) -> None:
+    """Raises OSError for a pipe and its like: reading one could wait for ever, and takes what is in it away."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, opening tells
+        raise OSError("no ordinary file")
 
 
 @lru_cache(maxsize=1)

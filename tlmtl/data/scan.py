@@ -19,8 +19,10 @@ from tlmtl.data import known
 from tlmtl.data.decode import decode_fast, opened, pixels
 from tlmtl.data.facts import FIELDS, Facts
 from tlmtl.data.images import FileImages, hash_pixels, in_threads, luma
-from tlmtl.errors import ConfigError
+from tlmtl.errors import ConfigError, TlmtlError
 from tlmtl.progress import counted
+
+ENOUGH = 1024  # pixels along a side, to see what a picture looks like
 
 
 def scan(paths: Sequence[str], cache: Path | None = None) -> Facts:
@@ -86,11 +88,15 @@ def perceptual_hash(image: np.ndarray) -> int:
     """64 bits of what an image (C, H, W) looks like: which of its 64 lowest frequencies are above their median.
 
     Zauner 2010, "Implementation and benchmarking of perceptual image hash functions" (pHash), with an antialiased
-    bilinear filter for the reduction to 32x32.
+    bilinear filter for the reduction to 32x32. What is larger than `ENOUGH` is first reduced to that.
     """
     from scipy.fft import dctn
 
-    small = F.interpolate(torch.from_numpy(image)[None].float(), (32, 32), mode="bilinear", antialias=True)
+    pixels = torch.from_numpy(image)[None]
+    if max(pixels.shape[-2:]) > ENOUGH:  # as integers: the numbers of a whole scan would take four times its memory
+        size = [min(side, ENOUGH) for side in pixels.shape[-2:]]
+        pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+    small = F.interpolate(pixels.float(), (32, 32), mode="bilinear", antialias=True)
     grey = luma(small)[0, 0].double().numpy()
     low = dctn(grey)[:8, :8].ravel()
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
@@ -118,7 +124,22 @@ def readable(facts: Facts, names: Sequence[str], on_bad_image: str) -> tuple[np.
 def images_of(paths: Sequence[str], facts: Facts, where: np.ndarray) -> FileImages:
     """The files at the positions `where`, as images."""
     chosen = [paths[i] for i in where.tolist()]
-    return FileImages(lambda i: opened(chosen[i]), facts[where], lambda i, channels: decode_fast(chosen[i], channels))
+    return FileImages(
+        lambda i: _still_there(opened, chosen[i]),
+        facts[where],
+        lambda i, channels: _still_there(decode_fast, chosen[i], channels),
+    )
+
+
+def _still_there(read: Callable[..., Any], path: str, *more: Any) -> Any:
+    """What `read` gives of a file that was whole when the data set was looked at. Raises TlmtlError where it no longer is."""
+    try:
+        return read(path, *more)
+    except OSError as error:
+        raise TlmtlError(
+            f"An image could no longer be read: {path}: {error}. It was whole when the data set was looked at. Put it back; "
+            "the same command, or resume=FOLDER, then goes on with the run."
+        ) from error
 
 
 def _stamp(path: str) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """A user's CSV or Parquet file as columns of text, and which column plays which part. Torch-free."""
 
 import csv
+import io
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -79,7 +80,7 @@ def _rows(path: str, text: str, delimiter: str) -> pd.DataFrame:
     """The rows with their line numbers. The csv module, since it knows lines and changes no cell."""
     if len(delimiter) != 1:
         raise ConfigError(f"'dataset.delimiter' should be one character, such as ';'. Found '{delimiter}'.")
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         found = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:

@@ -1,5 +1,6 @@
 """From what the command line names to image files: files, folders, tables, `-` for names on standard input. Torch-free."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ def gather(words: list[str], image: str | None = None) -> tuple[list[Named], lis
     for word in words:
         path = Path(word).expanduser()
         if word == "-":
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
             lines = [line.rstrip("\r\n") for line in sys.stdin]
             found += [(line, line) for line in lines if line.strip()]
         elif path.is_dir():

@@ -1,21 +1,26 @@
 """A run's model from its folder alone: parameters, pre-processing, tasks. Nothing of its data is needed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from tlmtl.config import build
 from tlmtl.data.decode import decode_fast
 from tlmtl.errors import ConfigError
+from tlmtl.models.encoder import Encoder
 from tlmtl.models.heads import LinearHead
 from tlmtl.models.source import SEEN, read_model, read_record
-from tlmtl.preprocess import Normalize, Preprocess, cover
+from tlmtl.preprocess import SIDE, Normalize, Preprocess, cover, is_side
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.kinds import task_from
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -52,21 +57,49 @@ def load(folder: Path, allow: list[str]) -> Trained:
     tensors, about = read_model(folder)
     tensors.pop(SEEN, None)
     try:
-        tasks = {name: task_from(name, one) for name, one in about["tasks"].items()}
-        channels, size = int(about["channels"]), tuple(about["shape"][-2:])
+        tasks, channels, size = _described(about)
         nodes = {key: OmegaConf.create(about[key]) for key in ("model", "sharing")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{folder}/model.safetensors does not say what is needed to predict: {error!r}.") from error
-    encoder = build(nodes["model"], "model", allow=allow, channels=channels)
-    heads: dict[str, Any] = {name: LinearHead(encoder.feature_size, task.outputs) for name, task in tasks.items()}
-    model: nn.Module = build(nodes["sharing"], "sharing", allow=allow, encoder=encoder, heads=heads)
+    except (KeyError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
+        said = error if type(error) is ValueError else _told(error)
+        raise ConfigError(f"{folder}/model.safetensors does not say what is needed to predict: {said}.") from error
+    try:
+        encoder = _made(Encoder, build(nodes["model"], "model", allow=allow, channels=channels), "model")
+        heads: dict[str, Any] = {name: LinearHead(encoder.feature_size, task.outputs) for name, task in tasks.items()}
+        shared = build(nodes["sharing"], "sharing", allow=allow, encoder=encoder, heads=heads)
+        model: nn.Module = _made(nn.Module, shared, "sharing")
+    except (TypeError, ValueError, AttributeError, RuntimeError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"The model that {folder}/model.safetensors tells of cannot be built: {_told(error)}."
+        ) from error
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ConfigError(
             f"{folder}/model.safetensors does not fit its own model: {str(error).splitlines()[-1].strip()}"
         ) from error
-    return Trained(model.eval(), tasks, about["preprocess"], channels, (int(size[0]), int(size[1])))
+    return Trained(model.eval(), tasks, about["preprocess"], channels, size)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"
+
+
+def _described(about: Mapping[str, Any]) -> tuple[dict[str, Task], int, tuple[int, int]]:
+    """Tasks, channels, and height and width of the inputs. Raises ValueError for what no run writes."""
+    told, channels, shape = about["tasks"], about["channels"], about["shape"]
+    if not isinstance(told, Mapping) or not told or not all(isinstance(one, Mapping) for one in told.values()):
+        raise ValueError(f"its tasks should be a mapping from names to what each is, found {told!r}")
+    if isinstance(channels, bool) or channels not in (1, 3):
+        raise ValueError(f"its channels should be 1 (grey) or 3 (colour), found {channels!r}")
+    if not isinstance(shape, list) or len(shape) < 2 or not all(map(is_side, shape[-2:])):
+        raise ValueError(f"its shape should end in height and width, 1 to {SIDE} pixels, found {shape!r}")
+    return {name: task_from(name, one) for name, one in told.items()}, channels, (shape[-2], shape[-1])
+
+
+def _made(kind: type[T], found: Any, key: str) -> T:
+    if not isinstance(found, kind):
+        raise TypeError(f"its {key}._target_ should make a {kind.__name__}, and made a {type(found).__name__}")
+    return found
 
 
 class Engine:

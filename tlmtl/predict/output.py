@@ -46,9 +46,10 @@ def _peeked(rows: Rows) -> tuple[list[str], Rows]:
 
 
 def _csv(stream: Any, names: list[str], rows: Rows) -> None:
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([_writable(name, encoding) for name in names])
+    writer.writerows([_writable(_cell(row[name]), encoding) for name in names] for row in rows)
 
 
 def _csv_file(path: Path, names: list[str], rows: Rows) -> None:
@@ -60,7 +61,13 @@ def _parquet(path: Path, rows: Rows) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pa.Table.from_pylist(list(rows)), path)
+    table = [{_writable(name): _writable(value) for name, value in row.items()} for row in rows]
+    parquet.write_table(pa.Table.from_pylist(table), path)
+
+
+def _writable(value: Any, encoding: str = "utf-8") -> Any:
+    """Text with `\\...` for what `encoding` has not: names of files are bytes, and need not be UTF-8."""
+    return value.encode(encoding, "backslashreplace").decode(encoding) if isinstance(value, str) else value
 
 
 def _cell(value: Any) -> Any:
