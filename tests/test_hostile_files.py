@@ -223,3 +223,30 @@ def test_a_column_is_no_reference(main, tmp_path, monkeypatch, name):
     assert "hunter2" not in said.all
     said = main("check", "dataset=table", f"dataset.path={path}", "dataset.labels=[other]")
     assert "other" in said.out and "hunter2" not in said.all
+
+
+def test_a_run_whose_image_vanishes_goes_on_once_it_is_back(main, tmp_path, monkeypatch):
+    from tlmtl.data import scan as module
+
+    data = tmp_path / "data"
+    for i in range(40):
+        picture(data / "ab"[i % 2] / f"{i}.png", i)
+    gone, kept = data / "a" / "0.png", tmp_path / "0.png"
+    real = module.decode_fast
+
+    def removing(path, channels):
+        if gone.exists() and not kept.exists():
+            gone.rename(kept)
+        return real(path, channels)
+
+    monkeypatch.setattr(module, "decode_fast", removing)
+    words = ["dataset=folder", "dataset.root=data", "strategy=from_scratch", "model.width=4", "model.image_size=16"]
+    words += ["train.epochs=2", "hardware.images_mb=0", "progress=false"]
+    said = main("train", *words)
+    assert said.code == 1 and "could no longer be read" in said.err and "a/0.png: No such file" in said.err, said.all
+    assert "Traceback" not in said.all
+    kept.rename(gone)
+    monkeypatch.setattr(module, "decode_fast", real)
+    (folder,) = [path.parent for path in (tmp_path / "outputs").rglob("results.csv")]
+    assert main("train", f"resume={folder}", "progress=false").code == 0
+    assert json.loads((folder / "run.json").read_text())["status"] == "done"

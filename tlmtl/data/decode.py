@@ -89,7 +89,8 @@ def pixels(image: Any, channels: int | None = None) -> np.ndarray:
     from PIL import Image, ImageOps
 
     mode = image.mode
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ORIENTATION, 1) not in (0, 1):  # otherwise it would be a copy, as `convert` would below
+        image = ImageOps.exif_transpose(image)
     if mode == "F":
         raise OSError("32-bit floating point, whose range is not known: save it with 8 or 16 bits")
     if mode.startswith("I"):  # 16 and 32 bits hold 16-bit scans
@@ -99,5 +100,6 @@ def pixels(image: Any, channels: int | None = None) -> np.ndarray:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     grey = mode in ("L", "1", "LA", "La") or mode.startswith("I")
     wanted = channels or (1 if grey else 3)
-    array = np.array(image.convert("L" if wanted == 1 else "RGB"))
+    mode = "L" if wanted == 1 else "RGB"
+    array = np.array(image if image.mode == mode else image.convert(mode))
     return array[None] if wanted == 1 else array.transpose(2, 0, 1)

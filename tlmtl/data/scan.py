@@ -137,8 +137,8 @@ def _still_there(read: Callable[..., Any], path: str, *more: Any) -> Any:
         return read(path, *more)
     except OSError as error:
         raise TlmtlError(
-            f"An image could no longer be read: {path}: {error}. It was whole when the data set was looked at. Put it back; "
-            "the same command, or resume=FOLDER, then goes on with the run."
+            f"An image could no longer be read: {path}: {error}. It was whole when the data set was looked at. Put it back, "
+            "then `tlmtl train resume=FOLDER` goes on with the run."
         ) from error
 
 
