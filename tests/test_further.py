@@ -72,6 +72,57 @@ def test_a_further_set_may_not_be_what_the_source_learnt(tmp_path, monkeypatch):
         tlmtl.run(tlmtl.compose([*overrides, "source.train.epochs=20st", f"output.root={tmp_path}", "progress=false"]))
 
 
+def test_further_pictures_of_another_shape_are_read_as_predict_reads_them(main, tmp_path):
+    random = np.random.default_rng(0)
+    for folder, shape, count in (("mine", (20, 20), 40), ("wide", (20, 60), 20)):
+        for i in range(count):
+            pixels = random.integers(0, 255, shape).astype(np.uint8)
+            pixels[:, : shape[1] // 3] = 255 * (i % 2)  # the left third says which class, and is cut off a wide picture
+            path = tmp_path / folder / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    overrides = ["dataset=folder", "dataset.root=mine", "evaluate.also=[wide]", *SMALL]
+    assert main("train", *overrides, "train.epochs=30").code == 0
+    rows = pd.read_csv(tmp_path / "outputs/runs/latest/results.csv")
+    said = pd.read_csv(io.StringIO(main("predict", "outputs/runs/latest", "wide").out))
+    right = (said["label"] == said["image"].str.split("/").str[1]).mean()
+    assert rows["dataset"][1] == "folder->wide" and rows["test/accuracy"][1] == pytest.approx(right)
+
+
+def test_a_further_set_that_changed_makes_a_sweep_stale(main, tmp_path):
+    table(tmp_path / "mine", 0, 120), table(tmp_path / "theirs", 200, 40)
+    words = [
+        "train",
+        "-m",
+        "dataset=table",
+        "dataset.path=mine/labels.csv",
+        "evaluate.also=[theirs/labels.csv]",
+        *SMALL,
+    ]
+    words += ["seed=0,1", "train.epochs=1"]
+    assert main(*words).code == 0
+    assert "0 to do, 2 there already" in main(*words).all
+    lines = (tmp_path / "theirs/labels.csv").read_text().splitlines()
+    (tmp_path / "theirs/labels.csv").write_text("\n".join(lines[:-10]) + "\n")
+    said = main(*words).all
+    assert "a further test set changed" in said and "2 to do" in said
+
+
+def test_a_rate_is_chosen_by_the_runs_own_validation(main, tmp_path):
+    table(tmp_path / "mine", 0, 120), table(tmp_path / "theirs", 200, 40)
+    words = [
+        "dataset=table",
+        "dataset.path=mine/labels.csv",
+        "tasks=letter",
+        "evaluate.also=[theirs/labels.csv]",
+        *SMALL,
+    ]
+    assert main("train", "-m", *words, "train.epochs=8", "optimizer.lr=1e-5,1e-2").code == 0
+    said = main("compare", "outputs/sweeps/latest", "--over", "lr", "--format", "csv")
+    shown = pd.read_csv(io.StringIO(said.out))
+    assert sorted(shown["dataset"]) == ["table", "table->labels"] and set(shown["lr"]) == {0.01}
+
+
 def test_all_folds_are_a_sweep():
     assert all_folds("dataset.fold=all/3", True) == "dataset.fold=1/3,2/3,3/3"
     assert all_folds("dataset.fold=1/3", False) == "dataset.fold=1/3"

@@ -43,7 +43,8 @@ def table(top, header, cell, count=24):
         (["0.0", "1.0", "2"], "classification"),
         (["1", "2.5", "3"], "regression"),
         ([str(i) for i in range(20)], "classification"),
-        ([str(i) for i in range(21)], "regression"),
+        ([str(i % 21) for i in range(42)], "regression"),
+        ([str(i) for i in range(21)], None),  # a number for each row
         (["1e3", "-2.5", "nan-like"], "mixed"),
         (["a;b", "b", "a;c", "c", "b;c", "a"], "multilabel"),
         (["a|b", "b", "a|c", "c", "b|c", "a"], "multilabel"),

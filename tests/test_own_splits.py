@@ -144,12 +144,12 @@ def test_folds_that_cannot_be_made():
         few, 0.2, 0.25, 0, "1/3", groups=one,
     )  # fmt: skip
     mixed = examples([0, 1] * 12)
-    refused(r"3 group\(s\) cannot be divided into 4 parts .*\(dataset.group_column\). Choose fewer folds",
+    refused(r"3 group\(s\) cannot be divided into 4 parts .*\(dataset.group_column\). Add groups",
             mixed, 0.2, 0.25, 0, "1/4", groups=np.arange(24) % 3)  # fmt: skip
     refused(r"2 group\(s\) cannot be divided into 3 parts", mixed, 0.2, 0.25, 0, groups=np.arange(24) // 12)
     own = examples([0, 1] * 12, split=np.array(["train"] * 20 + ["test"] * 4))
     refused(
-        r"'dataset.fold=1/5' cuts a test split from all examples, but this data set has its own",
+        r"'dataset.fold=1/5' divides all examples, but this data set has splits of its own",
         own,
         0.2,
         0.25,
@@ -173,10 +173,38 @@ def test_folds_that_cannot_be_made():
     )
 
 
-def test_an_own_validation_split_and_folds():
+def test_an_own_validation_split_is_not_mixed_into_folds():
     own = examples([0, 1] * 12, split=np.array(["train"] * 20 + ["val"] * 4))
-    found = divide(own, 0.2, 0.25, 0, "2/4")
-    assert len(found["test"]) == 6 and parts(found) == list(range(24))
+    with pytest.raises(
+        ConfigError, match=r"'dataset.fold=2/4' divides all examples, but this data set has splits of its"
+    ):
+        divide(own, 0.2, 0.25, 0, "2/4")
+
+
+def test_own_splits_are_not_cut_again_by_groups():
+    """One group in train is no reason to refuse what is divided already."""
+    split = np.array(["train"] * 4 + ["val"] * 4 + ["test"] * 4)
+    own = examples([0, 1] * 6, split=split)
+    found = divide(own, 0.2, 0.25, 0, groups=np.repeat(["a", "b", "c"], 4))
+    assert {name: len(where) for name, where in found.items()} == {"train": 4, "val": 4, "test": 4}
+
+
+def test_a_class_in_two_groups_can_be_tested_in_every_fold():
+    own = examples([0, 1, 2] * 10)
+    groups = np.array([f"g{i}" for i in range(30)])
+    groups[[2, 5, 8, 11, 14]], groups[[17, 20, 23, 26, 29]] = "one", "two"  # class 2
+    tested = np.concatenate([divide(own, 0.2, 0.25, 0, f"{k}/5", groups)["test"] for k in range(1, 6)])
+    assert sorted(tested) == list(range(30))
+
+
+def test_groups_of_all_sizes_are_tested():
+    random, means = np.random.default_rng(0), {"train": [], "test": []}
+    for seed in range(20):
+        groups = np.repeat(np.arange(60), random.integers(1, 40, 60))
+        found = divide(examples([0] * len(groups)), 0.2, 0.25, seed, groups=groups)
+        for name, sizes in means.items():
+            sizes.append(np.mean(np.unique(groups[found[name]], return_counts=True)[1]))
+    assert abs(np.mean(means["test"]) / np.mean(means["train"]) - 1) < 0.15
 
 
 # Copies

@@ -115,7 +115,7 @@ def test_a_finished_run_is_a_source(finished):
     source = from_run(str(finished.folder))
     backbone = {n: t for n, t in finished.model.state_dict().items() if n.startswith("backbone.")}
     assert source.hash == hash_state({name.removeprefix("backbone."): t for name, t in backbone.items()})
-    assert len(source.seen) == 30 and source.seconds > 0 and source.preprocess.resize == 16
+    assert (len(source.seen), len(source.chosen)) == (30, 359) and source.seconds > 0 and source.preprocess.resize == 16
     start = ["source=run", f"source.path={finished.folder}", "model.width=4"]
     parts = assemble(tlmtl.compose([*start, "strategy=finetune_all"]))
     assert parts.report.share == 1 and hash_state(parts.model.backbone.state_dict()) == source.hash
@@ -129,9 +129,16 @@ def test_a_finished_run_is_a_source(finished):
 
 def test_leaks():
     with pytest.raises(ConfigError, match=r"^2 of the 3 validation and test images were in the source's training"):
-        check_leak(np.array([5, 7, 9]), np.array([9, 1, 5]))
-    assert check_leak(np.array([5, 7]), np.array([1, 2])) is None
-    assert check_leak(None, np.array([1, 2])) is None
+        check_leak(Source({}, seen=np.array([5, 7, 9])), np.array([9, 1]), np.array([5]))
+    assert check_leak(Source({}, seen=np.array([5, 7])), np.array([1]), np.array([2])) is None
+    assert check_leak(Source({}), np.array([1]), np.array([2])) is None
+
+
+def test_what_the_source_was_chosen_by_is_not_tested():
+    source = Source({}, seen=np.array([1]), chosen=np.array([5, 7]))
+    assert check_leak(source, np.array([5, 7]), np.array([2])) is None  # both may choose by the same images
+    with pytest.raises(ConfigError, match="1 of the 2 test images were among those that the source was chosen by"):
+        check_leak(source, np.array([2]), np.array([5, 3]))
 
 
 def test_what_is_no_good_source(tmp_path, finished):

@@ -242,3 +242,43 @@ def test_predictions_of_several_labels_have_a_column_more(tmp_path):
     assert [row["target"] for row in rows["m"]] == [None, None] == [row["targets"] for row in rows["c"]]
     assert [row["target"] for row in rows["c"]] == [2, None]
     assert [row["output"] for row in rows["m"]] == outputs["m"].tolist()
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0, 1), (2000, 1), (1e5, 10), (1.7e9, 1e5)])
+def test_regression_metrics_hold_far_from_zero(mean, std):
+    from sklearn.metrics import mean_squared_error, r2_score
+
+    random = np.random.default_rng(0)
+    target = random.normal(mean, std, 500)
+    said = target + random.normal(0, std / 2, 500)
+    task = make_task(
+        "t", SimpleNamespace(kind="regression", metrics=["r2", "mse", "mae"], primary=True, weight=1.0), target, None
+    )
+    encoded, there = task.encode(target)
+    stored = task.own_unit(torch.from_numpy((said - task.mean) / task.std)[:, None])
+    found = task.measure(stored, task.own_target(encoded))
+    assert there.all() and found["r2"] == pytest.approx(r2_score(target, said), abs=1e-5)
+    assert found["mse"] == pytest.approx(mean_squared_error(target, said), rel=1e-4)
+
+
+def test_classes_without_examples_are_left_out_of_the_mean():
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
+    random = np.random.default_rng(0)
+    target = random.integers(0, 2, 200)
+    said = np.where(random.random(200) < 0.8, target, random.integers(0, 4, 200))
+    scores = torch.nn.functional.one_hot(torch.from_numpy(said), 4).float()
+    task = Classification("t", list("abcd"), ["mean_class_accuracy", "macro_f1"])
+    found = task.measure(scores, torch.from_numpy(target))
+    with pytest.warns(UserWarning):
+        assert found["mean_class_accuracy"] == pytest.approx(balanced_accuracy_score(target, said))
+    assert found["macro_f1"] == pytest.approx(f1_score(target, said, average="macro"))
+
+
+def test_a_constant_target_is_not_scaled_up():
+    column = np.full(50, 0.1)
+    column[::2] += 1e-17
+    assert (
+        make_task("t", SimpleNamespace(kind="regression", metrics=[], primary=True, weight=1.0), column, None).std
+        == 1.0
+    )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tlmtl import files
 from tlmtl.data.dataset import Data
 from tlmtl.evaluation import Predictions
 from tlmtl.models.encoder import Encoder
-from tlmtl.models.source import SEEN, Source
+from tlmtl.models.source import CHOSEN, SEEN, Source
 
 
 def write_predictions(path: Path, sets: Mapping[str, tuple[Data, Predictions]]) -> None:
@@ -32,7 +33,8 @@ def write_predictions(path: Path, sets: Mapping[str, tuple[Data, Predictions]]) 
     several = any(target.ndim > 1 for _, found in sets.values() for target in found.targets.values())
     tables = []
     for split, (data, found) in sets.items():
-        ids = [data.examples.ids[i] for i in data.splits[split.split(":")[0]]]
+        names = [data.examples.ids[i] for i in data.splits[split.split(":")[0]]]
+        ids = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
         for name, task in data.tasks.items():
             output = task.own_unit(found.outputs[name])
             target = _listed(task.own_target(found.targets[name]), found.mask[name])
@@ -42,7 +44,7 @@ def write_predictions(path: Path, sets: Mapping[str, tuple[Data, Predictions]]) 
                 "id": pa.array(ids),
                 "task": pa.array([name] * len(ids)),
                 "target": pa.array([None] * len(ids) if many else target, pa.float64()),
-                "output": pa.array(list(output.numpy()), pa.list_(pa.float32())),
+                "output": pa.array(list(output.numpy()), pa.list_(pa.float64())),
             }
             if several:
                 columns["targets"] = pa.array(target if many else [None] * len(ids), pa.list_(pa.float32()))
@@ -69,16 +71,17 @@ def write_model(
     shape: tuple[int, ...],
 ) -> None:
     """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the model's config,
-    pre-processing, `shape` (C, H, W) of an input, tasks with their classes and scales. The tensor `tlmtl.seen_inputs`
-    holds hashes of every image that the parameters were trained on, its source's included, so that no later run is tested
-    on one of them unawares."""
+    pre-processing, `shape` (C, H, W) of an input, tasks with their classes and scales. The tensors `tlmtl.seen_inputs` and
+    `tlmtl.chosen_inputs` hold hashes of every image that the parameters were trained on, and chosen by, their source's
+    included, so that no later run is tested on one of them unawares."""
     from safetensors.torch import save_file
 
-    seen = data.input_hashes("train")
-    if source is not None and source.seen is not None:
-        seen = np.union1d(seen, source.seen)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    tensors[SEEN] = torch.from_numpy(np.sort(seen))
+    for key, mine, theirs in (
+        (SEEN, data.input_hashes("train"), source.seen if source else None),
+        (CHOSEN, data.input_hashes("val"), source.chosen if source else None),
+    ):
+        tensors[key] = torch.from_numpy(np.sort(mine if theirs is None else np.union1d(mine, theirs)))
     about: dict[str, Any] = {
         "model": OmegaConf.to_container(cfg.model, resolve=True),
         "sharing": OmegaConf.to_container(cfg.sharing, resolve=True),

@@ -77,8 +77,8 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     if cfg.strategy.init not in ("source", "random"):
         raise ConfigError(f"'strategy.init' should be source or random. Found '{cfg.strategy.init}'.")
     if source is not None:
-        held_out = [data.input_hashes("val", "test"), *(more.input_hashes("test") for more in also.values())]
-        check_leak(source.seen, np.concatenate(held_out))
+        tested = [data.input_hashes("test"), *(more.input_hashes("test") for more in also.values())]
+        check_leak(source, data.input_hashes("val"), np.concatenate(tested))
         filled = copy.deepcopy(encoder.module)
         report = load_into(filled, source)
         encoder.preprocess = source.preprocess or encoder.preprocess

@@ -26,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        print("\nInterrupted. The same command goes on where it stopped.", file=sys.stderr)
+        goes_on = " The same command goes on where it stopped." if words[:1] == ["train"] else ""
+        print(f"\nInterrupted.{goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

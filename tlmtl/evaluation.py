@@ -61,14 +61,17 @@ def evaluate(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     names = list(tasks)
-    outputs: dict[str, list[Tensor]] = {name: [] for name in names}
+    outputs: dict[str, Tensor] = {}
     parts = torch.arange(len(stream)).split(EVALUATION_BATCH)
     for part, _ in ahead(lambda indices: stream.part(indices).to(device, memory_format), parts, stream.lookahead):
         with autocast():
             heads = model(part.input, names).heads
-        for name in names:
-            outputs[name].append(heads[name].float().cpu())
+        for (
+            name
+        ) in names:  # into one block each: many small ones would keep the large ones between them from being used again
+            outputs.setdefault(name, torch.empty(len(stream), *heads[name].shape[1:]))[part.index] = (
+                heads[name].float().cpu()
+            )
     for module, training in modes:
         module.training = training
-    joined = {name: torch.cat(parts) for name, parts in outputs.items()}
-    return Predictions(joined, {n: stream.targets[n] for n in names}, {n: stream.mask[n] for n in names})
+    return Predictions(outputs, {n: stream.targets[n] for n in names}, {n: stream.mask[n] for n in names})

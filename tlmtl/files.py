@@ -78,7 +78,7 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO, errno.EFBIG):
             raise DiskError(f"Could not write {error.filename or 'a file'}: {error.strerror}.") from error
         raise
     except RuntimeError as error:  # torch and safetensors wrap the system's error in their own

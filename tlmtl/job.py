@@ -172,6 +172,10 @@ def _opening(parts: Assembly, machine: hardware.Machine) -> str:
         if parts.source.seen is None:
             lines.append("Whether test images were in the source's training cannot be known for this source.")
     lines += data.examples.notes
+    for name, more in parts.further.items():
+        lines += [
+            f"evaluate.also.{name}: {note}" for note in [f"{len(more.splits['test'])} images", *more.examples.notes]
+        ]
     return "\n".join(lines)
 
 

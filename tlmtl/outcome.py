@@ -1,5 +1,6 @@
 """What a finished run leaves: the best model is evaluated, and its rows, predictions, model and record are written."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -66,7 +67,7 @@ def finish(
         best_step=state.best_step,
         stopped_early=state.stopped,
         costs=costs,
-        hashes=own,
+        hashes={**own, "further": {name: data.hash for name, data in parts.further.items()}},
         plan=machine.plan,
         loaded=vars(parts.report) if parts.report else None,
         versions=results.versions(),
@@ -87,8 +88,12 @@ def _said(parts: Assembly, made: Setup) -> dict[str, tuple[Data, Predictions]]:
 
     preprocess = parts.encoder.preprocess
     sets = {"val": ask(parts.data, made.validation), "test": ask(parts.data, parts.data.stream("test", preprocess))}
+    height, width = made.streams["target"].shape()[1:]
+    as_trained = dataclasses.replace(
+        preprocess, size=(height, width)
+    )  # pictures of another shape, as `predict` has them
     for name, data in parts.further.items():
-        sets[f"test:{name}"] = ask(data, data.stream("test", preprocess))
+        sets[f"test:{name}"] = ask(data, data.stream("test", as_trained))
     return sets
 
 

@@ -38,9 +38,14 @@ def run(cfg: Any, flags: Flags) -> int:
     found = survey.survey(cfg)
     out = tell.console()
     tell.show(found, cfg, out, flags.everything)
+    if cfg.evaluate.also:
+        out.print(
+            f"Not looked at here: the further test sets of evaluate.also ({', '.join(map(str, cfg.evaluate.also))})."
+        )
     name = str(cfg.composed.choices.get("dataset", "dataset")).replace("/", "-")
     path = flags.sheet or Path(cfg.output.root) / "check" / f"{name}.png"
     files.make_folder(path.parent, "--sheet" if flags.sheet else "output.root")
-    about = sheet.draw(found, cfg, path)
+    with files.disk_errors():
+        about = sheet.draw(found, cfg, path)
     out.print(f"Picture: {path} ({about})", markup=False, soft_wrap=True)
     return 1 if found.refused else 0

@@ -48,6 +48,7 @@ def draw(found: Survey, cfg: Any, path: Path) -> str:
     shown = f"{part}{some(total, what)}, {images}" if total else images
     about = f"{f'task {task.name}: ' if task else ''}{shown} of {size} pixels"
     name = cfg.composed.choices.get("dataset", "dataset")
+    about = " ".join(about.split())
     picture = _picture(f"{name}, {about}", rows, blocks)
     files.write(path, lambda temporary: picture.save(temporary, format="PNG"))
     return about

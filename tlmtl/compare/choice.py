@@ -15,7 +15,7 @@ def over(groups: pd.DataFrame, names: list[str], settings: list[str]) -> tuple[p
     # Hardware that changes numbers is part of an experiment too, though no setting.
     same = [name for name in [*settings, "device", "precision"] if name in groups and name not in names]
     family = groups.groupby(same, dropna=False).ngroup()
-    score = (groups["val"] * groups["metric"].map(metrics.sign)).dropna()
+    score = (_validation(groups) * groups["metric"].map(metrics.sign)).dropna()
     if score.empty:
         raise ConfigError("--over chooses by validation, but no run measured its metric there (val/...). Try --metric.")
     chosen = groups.loc[sorted(score.groupby(family).idxmax())]
@@ -33,6 +33,12 @@ def over(groups: pd.DataFrame, names: list[str], settings: list[str]) -> tuple[p
     if (repeats["min"] < repeats["max"]).any():
         notes.append("Candidates of one row differ in n: those with few repeats win by luck more often.")
     return chosen.reset_index(drop=True), notes
+
+
+def _validation(groups: pd.DataFrame) -> pd.Series:
+    """Each group's figure on validation. Rows of further test sets (`digits->mnist5k`) take that of their own run."""
+    own = [groups["group_id"], groups["dataset"].str.split("->").str[0], groups["task"]]
+    return groups["val"].fillna(groups["val"].groupby(own, dropna=False).transform("first"))
 
 
 def sort(groups: pd.DataFrame, key: str, known: list[str]) -> pd.DataFrame:

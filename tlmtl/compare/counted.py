@@ -27,11 +27,16 @@ def together(rows: pd.DataFrame, names: list[str], settings: list[str]) -> tuple
 
     Folds are the case in mind: each has its own test split, so their data differ by intention.
     """
-    same = [s for s in [*settings, "device", "precision"] if s in rows and s not in names]
+    once = rows.drop_duplicates(["config_hash", "dataset", "task"], keep="last") if "data_hash" in rows else rows
+    older = [f"{len(rows) - len(once)} rows of older versions of the data left out."] if len(once) < len(rows) else []
+    rows = once
+    # rows of one run stand together, those of further test sets too
+    apart = ("dataset", "task", "kind")
+    same = [s for s in [*settings, "device", "precision"] if s in rows and s not in names and s not in apart]
     rows = rows.assign(group_id=rows.groupby(same, dropna=False).ngroup().astype(str))
     counts = {name: rows[name].nunique(dropna=False) for name in names}
     values = ", ".join(f"{name} ({count} values)" for name, count in counts.items())
-    return rows, [f"Counted as repeats beside the seed: {values}."]
+    return rows, [f"Counted as repeats beside the seed: {values}.", *older]
 
 
 def newest(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -215,7 +215,7 @@ def _examples(
             f"{nearest(on_duplicate, list(ON_DUPLICATE))}"
         )
     groups = examples.groups
-    if on_duplicate == "together":
+    if on_duplicate == "together" and examples.split is None:  # else the copies are where the data have put them
         groups = duplicates.together(examples.hashes, groups)
     splits = divide(examples, shared["val_fraction"], shared["test_fraction"], shared["split_seed"], fold, groups)
     facts = examples.images.facts
@@ -224,19 +224,25 @@ def _examples(
     )
     examples = dataclasses.replace(examples, notes=[*examples.notes, *found])
     columns = [examples.columns[name] for name in sorted(examples.columns)]
-    return examples, splits, digest(examples.hashes, *columns, *splits.values())
+    names = json.dumps([examples.classes, sorted(examples.columns)], sort_keys=True).encode()
+    return examples, splits, digest(examples.hashes, *columns, *splits.values(), np.frombuffer(names, dtype=np.uint8))
 
 
 def _stamp(family: dict[str, Any]) -> str:
     """Names, sizes and times of the files at `root` and `path`, so that what changed is read again."""
     digest = hashlib.sha256()
+    files_of = getattr(sys.modules.get(str(family.get("_target_")).rpartition(".")[0]), "files_of", None)
+    for file in files_of(**{k: v for k, v in family.items() if k != "_target_"}) if files_of else []:
+        with contextlib.suppress(OSError):
+            found = os.stat(file)
+            digest.update(f"{found.st_size}/{found.st_mtime_ns}/{found.st_ctime_ns};".encode())
     for place in (family.get("root"), family.get("path")):
         top = os.path.expanduser(str(place)) if place else ""
         below = (os.path.join(folder, name) for folder, _, names in os.walk(top) for name in names)
         for path in [top, *sorted(below)] if top else []:
             with contextlib.suppress(OSError):
                 found = os.stat(path)
-                digest.update(f"{path}/{found.st_size}/{found.st_mtime_ns}/{found.st_ctime_ns};".encode())
+                digest.update(os.fsencode(path) + f"/{found.st_size}/{found.st_mtime_ns}/{found.st_ctime_ns};".encode())
     return digest.hexdigest()
 
 

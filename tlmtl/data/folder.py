@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tlmtl.data.decode import SUFFIXES
 from tlmtl.data.examples import Examples
 from tlmtl.data.scan import images_of, readable, scan
 from tlmtl.errors import ConfigError
@@ -30,8 +31,7 @@ def folder(root: str, on_bad_image: str = "error", *, cache: Path | None = None)
     found = _files(top)
     if not found:
         raise ConfigError(
-            f"Expected images at {top}/<class>/* or {top}/{{train,val,test}}/<class>/*, found none"
-            f"{' (images lie in the folder itself: one folder for each class is needed)' if any(top.glob('*.*')) else ''}."
+            f"Expected images at {top}/<class>/* or {top}/{{train,val,test}}/<class>/*, found none{_hint(top)}."
         )
     paths = [str(path) for path, _, _ in found]
     facts = scan(paths, cache)
@@ -67,6 +67,13 @@ def _files(top: Path) -> list[tuple[Path, str, str]]:
         for path in sorted(entry.iterdir())
         if path.is_file() and not path.name.startswith(".")
     ]
+
+
+def _hint(top: Path) -> str:
+    if any(path.suffix.lower() in SUFFIXES for path in top.iterdir()):
+        return " (images lie in the folder itself: one folder for each class is needed)"
+    deeper = next((path for path in sorted(top.rglob("*")) if path.suffix.lower() in SUFFIXES), None)
+    return f" (images lie deeper, such as {deeper}: dataset=table takes any)" if deeper else ""
 
 
 def _passed_over(found: list[tuple[Path, str, str]]) -> list[str]:

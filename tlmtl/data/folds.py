@@ -37,10 +37,12 @@ def folds(
         _check_classes(labels, n, names)
     elif size < n:
         raise ConfigError(f"'dataset.fold' asks for {n} folds of {size} examples. Choose fewer.")
-    splitter = _splitter(labels, groups, n, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class with fewer examples than folds: told above where it matters
-        return [test for _, test in splitter.split(np.zeros(size), labels, groups)]
+        try:
+            return [test for _, test in _splitter(labels, groups, n, seed).split(np.zeros(size), labels, groups)]
+        except ValueError:  # every class has fewer examples than there are folds: groups alone can be divided
+            return [test for _, test in _splitter(None, groups, n, seed).split(np.zeros(size), None, groups)]
 
 
 def cut_groups(
@@ -54,10 +56,11 @@ def cut_groups(
     """Indices of train, val and test with every group whole; shares are met as well as the groups allow."""
     wanted = 1 + (val_fraction > 0) + (test_fraction > 0)
     count = len(np.unique(groups))
-    check_groups(labels, groups, wanted, names)
+    check_groups(labels if test_fraction else None, groups, wanted, names)  # validation may lack a class
     n = max(wanted, min(SLICES, count))
     slices = folds(None, groups, n, seed, None, len(groups)) if labels is None else _slices(labels, groups, n, seed)
-    slices = sorted(slices, key=len)  # what holds a huge group comes last: to train
+    usual = 2 * len(groups) / len(slices)
+    slices = sorted(slices, key=lambda part: len(part) > usual)  # what holds a huge group comes last: to train
     sizes = np.array([len(part) for part in slices])
     n_test = _nearest(sizes[: len(sizes) - wanted + 1], test_fraction * len(groups)) if test_fraction else 0
     n_val = _nearest(sizes[n_test:-1], val_fraction * len(groups)) if val_fraction else 0
@@ -80,7 +83,7 @@ def check_groups(labels: np.ndarray | None, groups: np.ndarray, n: int, names: l
     if count < n:
         raise ConfigError(
             f"{count} group(s) cannot be divided into {n} parts without tearing one apart (dataset.group_column). "
-            "Choose fewer folds, or add groups."
+            "Add groups, or choose fewer folds where folds were asked for."
         )
     for label in np.unique(labels[labels >= 0]) if labels is not None else []:
         own = np.unique(groups[labels == label])

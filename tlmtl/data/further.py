@@ -47,6 +47,7 @@ def further(name: str, node: DictConfig, data: Data, allow: list[str], cache: Pa
             f"'{where}' has labels for none of the tasks {', '.join(data.tasks)}. It has: {', '.join(examples.columns)}."
         )
     _check_apart(where, data, examples, test)
+    examples = dataclasses.replace(examples, notes=[*_shared_groups(where, data, examples, test), *examples.notes])
     return Data(
         examples,
         {"test": test},
@@ -108,6 +109,20 @@ def _matched(where: str, task: Task, column: str, examples: Examples, test: np.n
         return matched
     numbers = np.array([known.index(one) if one in known else -1 for one in theirs] + [-1], dtype=np.int64)
     return numbers[labels]
+
+
+def _shared_groups(where: str, data: Data, examples: Examples, test: np.ndarray) -> list[str]:
+    """A note on groups of that name that are trained on: whether they are the same patients the names do not say."""
+    ours, theirs = data.examples.groups, examples.groups
+    if ours is None or theirs is None:
+        return []
+    learnt = np.concatenate([data.splits["train"], data.splits["val"]])
+    both = sorted(set(map(str, ours[learnt])) & set(map(str, theirs[test])))
+    return (
+        [f"{len(both)} groups of '{where}' have the names of groups that are trained on, such as {both[0]}."]
+        if both
+        else []
+    )
 
 
 def _check_apart(where: str, data: Data, examples: Examples, test: np.ndarray) -> None:

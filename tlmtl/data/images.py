@@ -108,7 +108,7 @@ class FileImages:
         return len(self.facts)
 
     def read(self, indices: Tensor, preprocess: Preprocess) -> Tensor:
-        geometry = preprocess if self.same_shape else preprocess.cropped()
+        geometry = preprocess if self.same_shape or preprocess.size else preprocess.cropped()
 
         def one(index: int) -> Tensor:
             return fit(torch.from_numpy(self.decoded(index, self.channels))[None], geometry)

@@ -38,7 +38,8 @@ def kind_of(cells: pd.Series) -> str | None:
     """The kind that the values of a column of text suggest; None for what looks like an identifier or a remark.
 
     Text is a classification; with a separator inside, multilabel; whole numbers of at most 20 values are a
-    classification, other numbers a regression. "mixed" is what cannot be told: numbers and words, decimal commas.
+    classification (one of its own for each row: an identifier), other numbers a regression. "mixed" is what cannot be told:
+    numbers and words, decimal commas.
     """
     there = cells[cells != ""]
     if there.empty:
@@ -46,6 +47,8 @@ def kind_of(cells: pd.Series) -> str | None:
     numbers = pd.to_numeric(there, errors="coerce")
     if numbers.notna().all():
         whole = bool((np.isfinite(numbers) & (numbers == numbers.round())).all())
+        if whole and numbers.nunique() == len(there) > FEW:
+            return None  # a number for each row
         return "classification" if whole and numbers.nunique() <= FEW else "regression"
     if there.str.fullmatch(COMMA).all():
         return "mixed"
@@ -129,9 +132,17 @@ def _separator(there: Sequence[str] | pd.Series) -> str | None:
     """What separates the labels in these cells: a character that stands in some of them, between parts that come again."""
     cells = list(there)
     for separator in SEPARATORS:
-        parts = [part.strip() for cell in cells for part in cell.split(separator)]
-        if len(parts) > len(cells) and len(set(parts)) <= max(2, len(parts) // 3):
-            return separator
+        split = [[part.strip() for part in cell.split(separator)] for cell in cells]
+        parts = [part for one in split for part in one]
+        if len(parts) <= len(cells) or len(set(parts)) > max(2, len(parts) // 3):
+            continue
+        if (
+            separator == ","
+        ):  # stands inside names, too ("Paris, France"): each part of a list also comes in another one
+            lists = {tuple(one) for one in split}
+            if any(sum(part in other for other in lists) < 2 for one in lists if len(one) > 1 for part in one):
+                continue
+        return separator
     return None
 
 

@@ -26,19 +26,11 @@ def recall(place: Path | None, names: Sequence[str], stamps: np.ndarray, fields:
 
     Empty where nothing usable is kept.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
-
     nothing = pd.DataFrame({name: [] for name in fields}, index=np.empty(0, dtype=np.int64))
-    if place is None or not place.is_file():
+    table = _kept(place)
+    if table is None or not {"name", *STAMP, *fields} <= set(table.column_names):
         return nothing
-    try:
-        table = parquet.read_table(place)
-        if (table.schema.metadata or {}).get(b"version") != VERSION.encode():
-            return nothing
-        kept = table.select(["name", *STAMP, *fields]).to_pandas().drop_duplicates("name")
-    except (OSError, KeyError, pa.ArrowException):
-        return nothing
+    kept = table.select(["name", *STAMP, *fields]).to_pandas().drop_duplicates("name")
     at = pd.Index(kept["name"]).get_indexer(pd.Index(names))
     positions = np.flatnonzero(at >= 0)
     same = (kept[STAMP].to_numpy()[at[positions]] == stamps[positions]).all(1)
@@ -46,9 +38,27 @@ def recall(place: Path | None, names: Sequence[str], stamps: np.ndarray, fields:
     return kept.iloc[at[positions]][list(fields)].set_axis(positions)
 
 
-def keep(place: Path | None, names: Sequence[str], stamps: np.ndarray, found: pd.DataFrame) -> None:
-    """Keep `found`, a row for each of `names`, instead of what was kept. A cache that cannot be written costs time alone."""
+def _kept(place: Path | None) -> Any:
+    """The table that is there, of this version; None where there is none that can be read."""
     import pyarrow as pa
+    from pyarrow import parquet
+
+    if place is None or not place.is_file():
+        return None
+    try:
+        table = parquet.read_table(place)
+    except (OSError, pa.ArrowException):
+        return None
+    return table if (table.schema.metadata or {}).get(b"version") == VERSION.encode() else None
+
+
+def keep(place: Path | None, names: Sequence[str], stamps: np.ndarray, found: pd.DataFrame) -> None:
+    """Keep `found`, a row for each of `names`, beside what is known of other files in the same place.
+
+    A cache that cannot be written costs time alone.
+    """
+    import pyarrow as pa
+    import pyarrow.compute
     from pyarrow import parquet
 
     if place is None:
@@ -56,6 +66,10 @@ def keep(place: Path | None, names: Sequence[str], stamps: np.ndarray, found: pd
     columns: dict[str, Any] = {"name": list(names), **{name: stamps[:, i] for i, name in enumerate(STAMP)}}
     table = pa.Table.from_pandas(found.assign(**columns), preserve_index=False)
     table = table.replace_schema_metadata({"version": VERSION})
-    with contextlib.suppress(OSError):
+    others = _kept(place)
+    if others is not None and others.schema.equals(table.schema):
+        mask = pa.compute.invert(pa.compute.is_in(others["name"], value_set=table["name"].combine_chunks()))
+        table = pa.concat_tables([table, others.filter(mask)]).replace_schema_metadata({"version": VERSION})
+    with contextlib.suppress(OSError, UnicodeEncodeError):
         place.parent.mkdir(parents=True, exist_ok=True)
         files.write(place, lambda temporary: parquet.write_table(table, temporary))

@@ -30,10 +30,10 @@ def divide(
     names = examples.classes.get(anchor or "")
     own = {name: np.flatnonzero(examples.split == name) for name in SPLITS} if examples.split is not None else None
     if fold is not None:
-        if own is not None and len(own["test"]):
+        if own is not None and len(own["test"]) + len(own["val"]):
             raise ConfigError(
-                f"'dataset.fold={fold}' cuts a test split from all examples, but this data set has its own. Leave out "
-                "dataset.fold, or the data's own splits."
+                f"'dataset.fold={fold}' divides all examples, but this data set has splits of its own. Leave out "
+                "dataset.fold, or the data's own splits (dataset.split=null for a table)."
             )
         splits = _folded(labels, groups, val_fraction, seed, fold, names, len(examples))
     elif own is None:
@@ -67,9 +67,11 @@ def _cut(
     size: int,
     names: list[str] | None,
 ) -> dict[str, np.ndarray]:
+    check_fractions(val_fraction, test_fraction)
+    if not val_fraction and not test_fraction:
+        return {"train": np.arange(size), "val": np.empty(0, int), "test": np.empty(0, int)}
     if groups is None:
         return cut(labels, val_fraction, test_fraction, seed, size, names)
-    check_fractions(val_fraction, test_fraction)
     return folds.cut_groups(labels, groups, val_fraction, test_fraction, seed, names)
 
 

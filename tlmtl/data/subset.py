@@ -33,7 +33,10 @@ def subset(
             raise ConfigError("'dataset.labels_per_class' needs a task with classes. Use 'dataset.label_fraction'.")
         groups = {None: train}
     else:
-        groups = {c: train[labels[train] == c] for c in np.unique(labels[train]) if c >= 0}
+        labelled = [
+            c for c in np.unique(labels[train]) if c >= 0 or labels_per_class is None
+        ]  # -1: no label of this task
+        groups = {c: train[labels[train] == c] for c in labelled}
     if label_fraction is not None and not 0 < label_fraction <= 1:
         raise ConfigError(f"'dataset.label_fraction' should be above 0 and at most 1. Found {label_fraction}.")
     kept = []

@@ -66,7 +66,8 @@ def table(
     kept = rows.iloc[[there[i] for i in good]]
     if not len(kept):
         raise ConfigError(f"None of the images of {path} can be read.")
-    found = {name: _column(kept, name, kind, separator) for name, kind in kinds.items()}
+    # a further test set may lack the column of a task
+    found = {name: _column(kept, name, kind, separator) for name, kind in kinds.items() if name in kept.columns}
     return Examples(
         images=images_of(paths, facts, good),
         columns={name: column.values for name, column in found.items()},
@@ -76,9 +77,17 @@ def table(
         groups=_groups(kept, group_column),
         bad=bad,
         notes=[f"Images are named in the column '{image}'."]
-        + [f"Task {column.line(name)}" for name, column in found.items()]
+        + [f"Task {column.line(task_name(name))}" for name, column in found.items()]
+        + _passed_over(rows, [image, id, group_column, tabular.split_column(rows, split), *kinds], group_column)
         + [note for column in found.values() for note in column.notes],
     )
+
+
+def files_of(path: str, image: str | None = None, root: str | None = None, **settings: Any) -> list[str]:
+    """The image files that a table names, whether they are there or not."""
+    rows = tabular.read(path, settings.get("delimiter"), settings.get("encoding", "utf-8"))
+    where, _ = tabular.paths(rows, tabular.image_column(rows, image), Path(root or Path(path).parent).expanduser())
+    return where
 
 
 def tasks_of(stated: dict[str, dict[str, Any]], **settings: Any) -> dict[str, dict[str, Any]]:
@@ -96,15 +105,19 @@ def tasks_of(stated: dict[str, dict[str, Any]], **settings: Any) -> dict[str, di
     columns = [tabular.column(rows, c, "dataset.labels") for c in chosen or [] if c] or [
         name for name in rows.columns if name not in roles
     ]
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {}
     for name in columns:
-        task = name.replace(".", "_") + ("_" if name in NO_NAMES else "")
+        task = task_name(name)
         said = stated.get(task) or {}
         if any((one or {}).get("target") == name for key, one in stated.items() if key != task):
             continue  # stated under a name of its own
         kind = said.get("kind") or kind_of(rows[name])
         if kind == "mixed":
             raise mixed(rows[name], name)
+        if (kind is not None or chosen) and task in tasks:
+            raise ConfigError(
+                f"The columns '{tasks[task]['target']}' and '{name}' would both be called '{task}' as tasks. Rename one."
+            )
         if kind is not None or chosen:
             tasks[task] = {"kind": kind or "classification", "target": name, **said}
     for task, said in stated.items():
@@ -119,11 +132,27 @@ def tasks_of(stated: dict[str, dict[str, Any]], **settings: Any) -> dict[str, di
     return tasks
 
 
+def task_name(column: str) -> str:
+    """A task is called like its column, but for what a name in a config or a module cannot be."""
+    return column.replace(".", "_") + ("_" if column in NO_NAMES else "")
+
+
 def _column(rows: pd.DataFrame, name: str, kind: str, separator: str | None) -> Any:
     tabular.column(rows, name, "dataset.tasks.*.target")
     if kind not in KINDS:
         raise ConfigError(f"A column of a table can be {', '.join(KINDS)}. Found '{kind}' for '{name}'.")
     return encode(rows[name], kind, name, separator)
+
+
+def _passed_over(rows: pd.DataFrame, used: list[str | None], group_column: str | None) -> list[str]:
+    notes = []
+    if others := [name for name in rows.columns if name not in used]:
+        notes.append(
+            f"Columns that are no task here: {', '.join(others)} (dataset.labels=[COLUMN] makes one of them one)."
+        )
+    if group_column and (alone := int((rows[group_column] == "").sum())):
+        notes.append(f"{alone} rows without a '{group_column}' count as a group each.")
+    return notes
 
 
 def _ids(rows: pd.DataFrame, id: str | None, image: str) -> list[str]:

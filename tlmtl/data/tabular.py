@@ -48,7 +48,7 @@ def _read(path: str, delimiter: str | None, encoding: str, stamp: tuple[int, ...
         if not first.strip():
             raise ConfigError(f"{path} is empty: expected a line of column names, then a line for each image.")
         table = _rows(path, text, delimiter)
-    table = table.rename(columns=lambda name: str(name).strip())
+    table = table.set_axis([str(name).strip() or f"column {i + 1}" for i, name in enumerate(table.columns)], axis=1)
     twice = sorted({name for name in table.columns if list(table.columns).count(name) > 1})
     if twice:
         raise ConfigError(f"{path}: expected each column once, found {', '.join(twice)} more than once.")
@@ -148,13 +148,16 @@ def image_column(table: pd.DataFrame, wanted: str | None, key: str = "dataset.im
 
 
 def split_column(table: pd.DataFrame, wanted: str | None) -> str | None:
-    """The column of splits: the one named; for "auto", one called `split` that holds nothing but splits; else None."""
+    """The column of splits: the one named; for "auto", one called `split` that mostly holds splits; else None."""
     if wanted is None:
         return None
     if wanted != "auto":
         return column(table, wanted, "dataset.split")
     for name in table.columns:
-        if name.lower() in ("split", "subset", "partition") and set(table[name].str.lower()) <= set(SPLIT_NAMES):
+        known = table[name].str.lower().isin(list(SPLIT_NAMES))
+        if (
+            name.lower() in ("split", "subset", "partition") and known.mean() >= 0.5
+        ):  # a wrong cell is told, not passed over
             return name
     return None
 

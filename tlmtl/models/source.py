@@ -14,7 +14,8 @@ from tlmtl.errors import ConfigError
 from tlmtl.models.encoder import Encoder
 from tlmtl.preprocess import Preprocess
 
-SEEN = "tlmtl.seen_inputs"  # the tensor of a saved model that holds the hashes of what it was trained on
+# The tensors of a saved model that hold the hashes of the images it was trained on, and of those it was chosen by.
+SEEN, CHOSEN = "tlmtl.seen_inputs", "tlmtl.chosen_inputs"
 PREFIX = "backbone."
 
 
@@ -26,6 +27,7 @@ class Source:
         state: parameters and buffers by the backbone's own names.
         preprocess: what they expect of an image; None for what the model says itself.
         seen: int64 hashes of the images they were trained on; None where nobody knows.
+        chosen: int64 hashes of the images that their epoch was chosen by.
         seconds: what the pre-training cost, from its own record; None where nobody knows.
     """
 
@@ -36,6 +38,7 @@ class Source:
     min_loaded: float = 0.9
     partial: bool = False
     about: str = ""
+    chosen: np.ndarray | None = None
 
     @property
     def hash(self) -> str:
@@ -86,9 +89,9 @@ def from_run(path: str, min_loaded: float = 0.9, partial: bool = False) -> Sourc
     state = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
     if not state:
         raise ConfigError(f"The source run {folder} has no backbone in its model.safetensors.")
-    seen = tensors[SEEN].numpy() if SEEN in tensors else None
+    seen, chosen = (tensors[name].numpy() if name in tensors else None for name in (SEEN, CHOSEN))
     seconds = (record.get("costs") or {}).get("train_seconds")
-    return Source(state, meta["preprocess"], seen, seconds, min_loaded, partial, f"run {folder.name}")
+    return Source(state, meta["preprocess"], seen, seconds, min_loaded, partial, f"run {folder.name}", chosen)
 
 
 def from_pretraining(
@@ -225,16 +228,24 @@ def _other_channels(theirs: Tensor, mine: Tensor) -> Tensor | None:
     return None
 
 
-def check_leak(seen: np.ndarray | None, held_out: np.ndarray) -> None:
-    """Raises ConfigError when an image of the target's val or test split was in the source's training."""
-    if seen is None:
-        return
-    common = int(np.isin(held_out, seen).sum())
-    if common:
-        raise ConfigError(
-            f"{common} of the {len(held_out)} validation and test images were in the source's training, so the figures would "
-            "flatter it. Use another source, or the same dataset.split_seed as the source had."
-        )
+def check_leak(source: Source, val: np.ndarray, test: np.ndarray) -> None:
+    """Raises ConfigError when an image of the target's val or test split was in the source's training, or one of its test
+    split among those that the source was chosen by.
+
+    Arguments:
+        val, test: hashes of the target's images, those of further test sets among the latter.
+    """
+    held_out = np.concatenate([val, test])
+    for theirs, ours, what, how in (
+        (source.seen, held_out, "validation and test", "in the source's training"),
+        (source.chosen, test, "test", "among those that the source was chosen by"),
+    ):
+        common = 0 if theirs is None else int(np.isin(ours, theirs).sum())
+        if common:
+            raise ConfigError(
+                f"{common} of the {len(ours)} {what} images were {how}, so the figures would flatter it. Use another "
+                "source, or the same dataset.split_seed as the source had."
+            )
 
 
 def hash_state(state: dict[str, Tensor]) -> str:

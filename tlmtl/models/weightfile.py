@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tlmtl.errors import ConfigError, nearest
-from tlmtl.models.source import SEEN
+from tlmtl.models.source import CHOSEN, SEEN
 from tlmtl.preprocess import Preprocess
 
 NESTED = 3  # how many dicts deep tensors are looked for: {"model": {"state_dict": {...}}}
@@ -151,6 +151,7 @@ def _safetensors(path: Path) -> WeightFile:
     with safe_open(path, framework="pt") as file:
         own = (file.metadata() or {}).get("tlmtl")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    tensors.pop(CHOSEN, None)
     seen = tensors.pop(SEEN).numpy() if own and SEEN in tensors else None
     preprocess = Preprocess.from_dict(json.loads(own)["preprocess"]) if own else None
     return WeightFile(_groups(tensors), False, preprocess, seen)

@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     options = made.parse_intermixed_args(argv)
     if not options.paths:
         made.error("expected images: files, folders, a CSV file, or - for names on standard input")
+    from tlmtl import files
     from tlmtl.predict import inputs, output
 
     output.check(options.out)
@@ -37,7 +38,8 @@ def main(argv: list[str]) -> int:
     from tlmtl.predict.run import Told, predictions
 
     trained, told = load(Path(options.run).expanduser(), options.allow), Told()
-    output.write(predictions(trained, named, options.top, options.batch_size, told), options.out)
+    with files.disk_errors():
+        output.write(predictions(trained, named, options.top, options.batch_size, told), options.out)
     if told.bad:
         shown = "; ".join(f"{name}: {reason}" for name, reason in told.bad[:3])
         print(f"{len(told.bad)} of {told.images} files could not be read ({shown}).", file=sys.stderr)

@@ -15,7 +15,7 @@ from tlmtl.data.decode import decode_fast
 from tlmtl.errors import ConfigError
 from tlmtl.models.encoder import Encoder
 from tlmtl.models.heads import LinearHead
-from tlmtl.models.source import SEEN, read_model, read_record
+from tlmtl.models.source import CHOSEN, SEEN, read_model, read_record
 from tlmtl.preprocess import SIDE, Normalize, Preprocess, cover, is_side
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.kinds import task_from
@@ -55,7 +55,8 @@ def load(folder: Path, allow: list[str]) -> Trained:
     """
     read_record(folder, "RUN", "one to predict with")
     tensors, about = read_model(folder)
-    tensors.pop(SEEN, None)
+    for name in (SEEN, CHOSEN):
+        tensors.pop(name, None)
     try:
         tasks, channels, size = _described(about)
         nodes = {key: OmegaConf.create(about[key]) for key in ("model", "sharing")}

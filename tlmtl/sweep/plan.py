@@ -44,6 +44,7 @@ class Checked:
     threads: int
     data_hash: str
     source_hash: str | None
+    further: dict[str, str]  # hashes of further test sets
 
 
 @dataclass
@@ -114,7 +115,8 @@ def _check(cfg: DictConfig, label: str, seen: dict[str, Checked], with_sources: 
             parts = assemble(cfg) if with_sources else check(cfg)
         except ConfigError as error:
             raise _named(error, label) from error
-        seen[group] = Checked(parts.threads, parts.data.hash, parts.source.hash if parts.source else None)
+        further = {name: data.hash for name, data in parts.further.items()}
+        seen[group] = Checked(parts.threads, parts.data.hash, parts.source.hash if parts.source else None, further)
     return seen[group]
 
 
@@ -141,6 +143,7 @@ def _reason(folder: Path, now: Checked) -> str:
     for what, then, wanted in (
         ("tlmtl's version", record.get("tlmtl"), tlmtl.__version__),
         ("the data", hashes.get("data_hash"), now.data_hash),
+        ("a further test set", hashes.get("further", {}), now.further),
         ("the source parameters", hashes.get("source_hash"), now.source_hash),
     ):
         if then != wanted:

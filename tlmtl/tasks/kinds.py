@@ -42,7 +42,9 @@ def make_task(name: str, settings: Any, train_column: np.ndarray, classes: list[
     if kind == "multilabel":
         return Multilabel(name, list(classes or []), **common)
     values = train_column[_labelled(train_column, classes)]
-    return Regression(name, float(values.mean()), float(values.std()) or 1.0, **common)
+    mean, std = float(values.mean()), float(values.std())
+    constant = std <= 1e-12 * max(abs(mean), 1e-300)  # but for rounding
+    return Regression(name, mean, 1.0 if constant else std, **common)
 
 
 def task_from(name: str, description: Mapping[str, Any]) -> Task:

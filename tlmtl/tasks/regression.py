@@ -39,13 +39,13 @@ class Regression:
         return float(target.double().var(correction=0))
 
     def own_unit(self, output: Tensor) -> Tensor:
-        return output.float() * self.std + self.mean
+        return output.double() * self.std + self.mean  # in double: a year or a temperature in K is far from zero
 
     def own_target(self, target: Tensor) -> Tensor:
-        return target * self.std + self.mean
+        return target.double() * self.std + self.mean
 
     def measure(self, stored: Tensor, target: Tensor) -> dict[str, float]:
-        return {name: float(REGRESSION[name](stored.squeeze(-1), target.float())) for name in self.metrics}
+        return {name: float(REGRESSION[name](stored.squeeze(-1), target)) for name in self.metrics}
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "mean": self.mean, "std": self.std, "metrics": self.metrics}
