@@ -146,6 +146,7 @@ def _font(size: int, bold: bool = False) -> Any:
 
 def _short(text: str, font: Any, width: float) -> str:
     """`text` as far as it fits."""
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)  # a line end cannot be drawn
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

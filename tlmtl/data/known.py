@@ -11,7 +11,7 @@ import pandas as pd
 
 from tlmtl import files
 
-VERSION = "3"  # of what is found; another one is not read
+VERSION = "4"  # of what is found; another one is not read
 STAMP = ["size", "mtime", "ctime"]
 
 
