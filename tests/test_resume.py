@@ -151,3 +151,20 @@ def test_resume_takes_nothing_beside_it(tmp_path, monkeypatch, capsys):
 def test_a_row_names_the_optimizer_that_ran(tmp_path):
     job.execute(compose("strategy=linear_probe", "optimizer._target_=torch.optim.RAdam"), tmp_path / "run", "run")
     assert decided(tmp_path / "run")[0]["optimizer"] == "RAdam"
+
+
+def test_the_first_metric_of_each_task_stays_before_its_others(tmp_path):
+    from tlmtl.results import read_rows, write_rows
+
+    write_rows(
+        tmp_path / "results.csv",
+        [
+            {"task": "a", "test/accuracy": 1, "test/macro_f1": 2, "test/loss": 3},
+            {"task": "b", "test/mean_average_precision": 1, "test/macro_f1": 2, "test/loss": 3},
+            {"task": "c", "test/mae": 1, "test/r2": 2, "test/loss": 3},
+        ],
+    )
+    (row, *_) = read_rows(tmp_path / "results.csv")
+    found = [name.removeprefix("test/") for name in row if name.startswith("test/")]
+    assert found.index("mean_average_precision") < found.index("macro_f1") and found.index("mae") < found.index("r2")
+    assert found.index("accuracy") < found.index("macro_f1") and found[-1] == "loss"

@@ -84,7 +84,15 @@ class RunFolder:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of a metrics table, in the contract's order of columns. What was not measured is empty."""
-    names = ordered(list(dict.fromkeys(name for row in rows for name in row)))
+    names: list[str] = []
+    for row in rows:  # a task's first metric is its main one, so each row's own order is kept
+        before = len(names)
+        for name in reversed(list(row)):
+            if name in names:
+                before = names.index(name)
+            else:
+                names.insert(before, name)
+    names = ordered(names)
     files.write_text(path, _csv(names, ([_cell(row.get(name)) for name in names] for row in rows)))
 
 
