@@ -173,6 +173,14 @@ def test_decoding_kinds_of_pictures(tmp_path):
     assert decoded(Image.fromarray(grey), exif=exif).tolist() == np.rot90(grey, -1)[None].tolist()
 
 
+def test_pictures_that_cannot_be_read_alike_are_refused(tmp_path):
+    for mode, told in (("LAB", "colours in LAB"), ("F", "32-bit floating point")):
+        Image.new(mode, (5, 5)).save(tmp_path / "image.tif")
+        for channels in (None, 1, 3):
+            with pytest.raises(OSError, match=told):
+                decode(tmp_path / "image.tif", channels)
+
+
 def test_mixed_folders_become_colour_and_square(tmp_path):
     paths = [picture(tmp_path / "a.png", size=(20, 10)), picture(tmp_path / "b.png", size=(9, 12), mode="RGB")]
     images = images_of([str(path) for path in paths], scan([str(path) for path in paths]), np.arange(2))

@@ -84,7 +84,7 @@ def pixels(image: Any, channels: int | None = None) -> np.ndarray:
     """A PIL image as uint8 (C, H, W), upright (EXIF), 16-bit grey scaled to 8 bits, transparency over white.
 
     `channels` is 1, 3, or None for what the image holds. Colour comes as a view of (H, W, C). Raises OSError for floating
-    point, whose range nobody states.
+    point, whose range nobody states, and for LAB.
     """
     from PIL import Image, ImageOps
 
@@ -93,6 +93,8 @@ def pixels(image: Any, channels: int | None = None) -> np.ndarray:
         image = ImageOps.exif_transpose(image)
     if mode == "F":
         raise OSError("32-bit floating point, whose range is not known: save it with 8 or 16 bits")
+    if mode in ("LAB", "HSV"):
+        raise OSError(f"colours in {mode}, which cannot be read as RGB and grey alike: save it as RGB")
     if mode.startswith("I"):  # 16 and 32 bits hold 16-bit scans
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
