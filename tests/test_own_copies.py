@@ -1,6 +1,7 @@
 """The same picture on two sides of a split: refused, kept together, told."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from own import loaded, picture, table_of
 from PIL import Image
 
 from tlmtl.data import duplicates
+from tlmtl.data.examples import Examples
+from tlmtl.data.images import ArrayImages
+from tlmtl.data.splits import divide_copies
 from tlmtl.errors import ConfigError
 
 EASY = settings(deadline=None, max_examples=40)
@@ -52,17 +56,28 @@ def test_copies_together_and_allowed(twins):
 @EASY
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.data())
 def test_groups_hold_their_copies(hashes, data):
-    found = duplicates.together(np.array(hashes), None)
-    if found is None:
-        assert len(set(hashes)) == len(hashes)
-    else:
-        assert len({(h, g) for h, g in zip(hashes, found, strict=True)}) == len(set(hashes)) == len(set(found))
     groups = np.array(data.draw(st.lists(st.integers(0, 5), min_size=len(hashes), max_size=len(hashes))))
     found = duplicates.together(np.array(hashes), groups)
     for i in range(len(hashes)):
         for j in range(i):
             if hashes[i] == hashes[j] or groups[i] == groups[j]:
                 assert found[i] == found[j]
+
+
+def test_copies_of_a_large_set_are_kept_together_at_once():
+    """Half of the images are copies; 5,000 took seconds when each image was a group of its own."""
+    pixels = np.random.default_rng(0).integers(0, 255, (2500, 1, 4, 4), dtype=np.uint8)
+    pixels, labels = np.concatenate([pixels, pixels]), np.tile(np.arange(2500) % 100, 2)
+    examples = Examples(
+        ArrayImages(pixels), {"k": labels}, {"k": [str(i) for i in range(100)]}, [str(i) for i in range(5000)]
+    )
+    began = time.perf_counter()
+    found = divide_copies(examples, 0.2, 0.2, 0, None, "together")
+    assert time.perf_counter() - began < 2
+    assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(5000))
+    for where in found.values():
+        assert set((where + 2500) % 5000) == set(where)
+        assert len(set(np.bincount(labels[where]))) == 1  # every class in proportion
 
 
 def own_splits(top, change):

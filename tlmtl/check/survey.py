@@ -1,5 +1,6 @@
 """What a data set holds, found out in one reading. Nothing stops at the first problem: all are collected."""
 
+import dataclasses
 import inspect
 from dataclasses import dataclass, field
 
@@ -12,11 +13,10 @@ from tlmtl.check import copies, labels, pictures
 from tlmtl.check.finding import Finding, some
 from tlmtl.check.labels import Labels
 from tlmtl.config import build, check_dataset, find_target
-from tlmtl.data import duplicates
 from tlmtl.data.augment import augmentation
 from tlmtl.data.dataset import ON_DUPLICATE, labelled, plain, select_tasks, shared_settings
 from tlmtl.data.examples import SPLITS, Examples
-from tlmtl.data.splits import divide
+from tlmtl.data.splits import divide_copies
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.preprocess import Preprocess
 
@@ -114,16 +114,14 @@ def _read(cfg: DictConfig) -> tuple[Examples, list[Finding]]:
 
 def _divide(examples: Examples, common: DictConfig) -> tuple[dict[str, np.ndarray], bool, list[Finding]]:
     """The splits, whether they could be made as the config says, and what stood in the way."""
-    said, groups = [], examples.groups
+    said = []
     own = {name: np.flatnonzero(examples.split == name) for name in SPLITS} if examples.split is not None else None
-    if common.on_duplicate == "together":
-        groups = duplicates.together(examples.hashes, groups)
     if own is not None and examples.groups is not None and (finding := copies.torn(examples.groups, own)):
         said.append(finding)
-        groups = None
+        examples = dataclasses.replace(examples, groups=None)
     fractions = common.val_fraction, common.test_fraction
     try:
-        return divide(examples, *fractions, common.split_seed, common.fold, groups), True, said
+        return divide_copies(examples, *fractions, common.split_seed, common.fold, common.on_duplicate), True, said
     except ConfigError as error:
         said.append(Finding(str(error), refused=True))
     if own is not None and all(map(len, own.values())):

@@ -20,7 +20,7 @@ from tlmtl.config import build, check_dataset, keywords
 from tlmtl.data import duplicates
 from tlmtl.data.augment import augmentation
 from tlmtl.data.examples import Examples
-from tlmtl.data.splits import divide
+from tlmtl.data.splits import divide_copies
 from tlmtl.data.streams import Stream
 from tlmtl.data.subset import subset
 from tlmtl.errors import ConfigError, nearest
@@ -214,10 +214,8 @@ def _examples(
             f"'dataset.on_duplicate' should be {', '.join(ON_DUPLICATE)}. Found '{on_duplicate}'."
             f"{nearest(on_duplicate, list(ON_DUPLICATE))}"
         )
-    groups = examples.groups
-    if on_duplicate == "together" and examples.split is None:  # else the copies are where the data have put them
-        groups = duplicates.together(examples.hashes, groups)
-    splits = divide(examples, shared["val_fraction"], shared["test_fraction"], shared["split_seed"], fold, groups)
+    fractions = shared["val_fraction"], shared["test_fraction"]
+    splits = divide_copies(examples, *fractions, shared["split_seed"], fold, on_duplicate)
     facts = examples.images.facts
     found = duplicates.report(
         examples.hashes, facts.look if facts is not None else None, splits, examples.ids, on_duplicate

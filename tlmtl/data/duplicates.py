@@ -1,9 +1,11 @@
 """The same picture twice: exact copies (a hash of the pixels) and pictures that look alike (a perceptual hash)."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tlmtl.data.examples import Examples
 from tlmtl.errors import ConfigError
 
 ALIKE = (
@@ -79,14 +81,20 @@ def report(
     return notes
 
 
-def together(hashes: np.ndarray, groups: np.ndarray | None) -> np.ndarray | None:
-    """Groups (N,) that also hold every image's exact copies; None when there are neither groups nor copies."""
+def with_copies(examples: Examples, cut: Callable[[Examples], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The splits that `cut` makes of one of each set of copies, with the copies on the side of their first."""
+    _, first, same = np.unique(examples.hashes, return_index=True, return_inverse=True)
+    columns = {name: column[first] for name, column in examples.columns.items()}
+    unique = dataclasses.replace(examples, columns=columns, ids=[examples.ids[i] for i in first])
+    return {name: np.flatnonzero(np.isin(same, where)) for name, where in cut(unique).items()}
+
+
+def together(hashes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Groups (N,) that also hold every image's exact copies."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     _, same = np.unique(hashes, return_inverse=True)
-    if groups is None:
-        return same if len(np.unique(same)) < len(same) else None
     _, mine = np.unique(groups, return_inverse=True)
     links = coo_array((np.ones(len(same)), (same, mine + same.max() + 1)), shape=(same.max() + mine.max() + 2,) * 2)
     return connected_components(links, directed=False)[1][same]

@@ -2,9 +2,27 @@
 
 import numpy as np
 
-from tlmtl.data import folds
+from tlmtl.data import duplicates, folds
 from tlmtl.data.examples import SPLITS, Examples
 from tlmtl.errors import ConfigError
+
+
+def divide_copies(
+    examples: Examples, val_fraction: float, test_fraction: float, seed: int, fold: str | None, on_duplicate: str
+) -> dict[str, np.ndarray]:
+    """`divide`, with exact copies of one image on one side where `on_duplicate` is "together".
+
+    Splits that the data have are left as they are: whether copies stand on two sides of them is told by `duplicates.report`.
+    """
+
+    def cut(examples: Examples, groups: np.ndarray | None) -> dict[str, np.ndarray]:
+        return divide(examples, val_fraction, test_fraction, seed, fold, groups)
+
+    if on_duplicate != "together" or examples.split is not None:
+        return cut(examples, examples.groups)
+    if examples.groups is not None:
+        return cut(examples, duplicates.together(examples.hashes, examples.groups))
+    return duplicates.with_copies(examples, lambda unique: cut(unique, None))
 
 
 def divide(
@@ -35,9 +53,9 @@ def divide(
                 f"'dataset.fold={fold}' divides all examples, but this data set has splits of its own. Leave out "
                 "dataset.fold, or the data's own splits (dataset.split=null for a table)."
             )
-        splits = _folded(labels, groups, val_fraction, seed, fold, names, len(examples))
+        splits = _folded(labels, groups, val_fraction, seed, fold, names, len(examples.ids))
     elif own is None:
-        splits = _cut(labels, groups, val_fraction, test_fraction, seed, len(examples), names)
+        splits = _cut(labels, groups, val_fraction, test_fraction, seed, len(examples.ids), names)
     else:
         train = own["train"]
         if groups is not None:
