@@ -121,8 +121,10 @@ def tell(what: str, rounds: list[tuple[float, float, float]]) -> None:
 
 
 def streamed(count: int, top: Path) -> None:
-    """In a process of its own: one run over `count` files, and its peak memory above the imports."""
+    """In a process of its own: one run over `count` files, what finding them takes, and the run's peak above that."""
     import tlmtl
+    from tlmtl.data.dataset import load
+    from tlmtl.hardware import PeakMemory
 
     folder, random = top / f"small-{count}", np.random.default_rng(0)
     if not folder.exists():
@@ -130,22 +132,25 @@ def streamed(count: int, top: Path) -> None:
             (folder / name).mkdir(parents=True)
         for i in range(count):
             Image.fromarray(random.integers(0, 255, (32, 32), dtype=np.uint8)).save(folder / "ab"[i % 2] / f"{i}.jpg")
-    result = tlmtl.run(tlmtl.compose([
+    cfg = tlmtl.compose([
         "dataset=folder", f"dataset.root={folder}", "strategy=from_scratch", "hardware.images_mb=0", "train.epochs=500st",
         "train.evaluate_every=100%", f"output.root={top}", f"output.cache={top}", "progress=false",
-    ]))  # fmt: skip
-    row = result.rows.iloc[0]
-    print(json.dumps({"peak": row["peak_memory_mb"], "wait": row["data_wait"]}))
+    ])  # fmt: skip
+    before = PeakMemory._now("VmRSS") or 0.0
+    load(cfg.dataset, cfg.tasks, [], top)
+    found = (PeakMemory._now("VmRSS") or 0.0) - before
+    row = tlmtl.run(cfg).rows.iloc[0]
+    print(json.dumps({"found": found, "peak": row["peak_memory_mb"]}))
 
 
 def memory(top: Path, largest: int) -> None:
-    found = []
     for count in (largest // 10, largest):
         words = [sys.executable, __file__, "--streamed", str(count), "--top", str(top)]
         line = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        found.append(json.loads(line)["peak"])
-        print(f"memory: {count} images streamed, peak {found[-1]:.0f} MB above the imports")
-    print(f"memory: {(found[1] - found[0]) / (largest * 0.9) * 1000:.2f} kB for each further image")
+        said = json.loads(line)
+        print(
+            f"memory: {count} images found in {said['found']:.0f} MB, then streamed with a peak of {said['peak']:.0f} MB more"
+        )
 
 
 if __name__ == "__main__":

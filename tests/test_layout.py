@@ -143,6 +143,17 @@ def test_compare_needs_neither_torch_nor_hydra():
     assert not reached(of("compare")) & {"torch", "torchvision", "hydra", "timm"}
 
 
+def test_what_looks_at_names_and_tables_needs_no_torch():
+    for name in (
+        "tlmtl.predict.inputs",
+        "tlmtl.predict.output",
+        "tlmtl.data.tabular",
+        "tlmtl.data.infer",
+        "tlmtl.data.decode",
+    ):
+        assert not reached([name]) & {"torch", "torchvision", "hydra", "timm"}, name
+
+
 def test_no_cycles():
     graph = {name: {one for one in imports(name, lazy=False) if one in MODULES and one != "tlmtl"} for name in MODULES}
     done: set[str] = set()

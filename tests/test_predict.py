@@ -98,6 +98,17 @@ def test_tables_names_on_standard_input_and_parquet(main, run, tmp_path, monkeyp
     assert [row["image"] for row in rows(main("predict", str(run), "-"))] == ["d/img/2.png", "d/img/1.png"]
 
 
+def test_tables_as_other_programs_write_them(main, run, tmp_path):
+    save(tmp_path / "ä.png", 3)
+    (tmp_path / "new.csv").write_bytes("nr;bild\n1;ä.png\n".encode("cp1252"))
+    said = main("predict", str(run), "new.csv")
+    assert said.code == 2 and "Save it as UTF-8, or say what it is, such as --encoding=cp1252" in said.err
+    said = main("predict", str(run), "new.csv", "--encoding", "cp1252")
+    assert said.code == 0 and rows(said)[0]["image"] == "ä.png"
+    said = main("predict", str(run), "new.csv", "--encoding", "cp1252", "--delimiter", ";;")
+    assert said.code == 2 and "'--delimiter' should be one character" in said.err
+
+
 def test_bad_files_cost_only_their_rows(main, run, tmp_path):
     save(tmp_path / "a.png", 1), (tmp_path / "b.png").write_text("no image"), save(tmp_path / "c.png", 2)
     said = main("predict", str(run), "b.png", "a.png", "c.png", "--out", "out.csv")
@@ -141,6 +152,18 @@ def test_what_cannot_be_done_leaves_nothing(main, run, tmp_path):
         said = main("predict", str(folder), picture)
         assert (said.code, said.out) == (2, "") and told in said.err, said.all
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_of_a_sweep_the_best_run_is_named(main, tmp_path):
+    words = ["strategy=from_scratch", "model.width=4", "train.epochs=10", "progress=false"]
+    assert main("train", "-m", *words, "optimizer.lr=1e-5,1e-2").code == 0
+    rows = pd.read_csv(tmp_path / "outputs/sweeps/latest/results.csv")
+    best = rows.loc[rows["val/accuracy"].idxmax()]
+    picture = str(save(tmp_path / "a.png", 1))
+    said = main("predict", "outputs/sweeps/latest", picture)
+    assert said.code == 2 and said.out == "" and best["lr"] == 0.01
+    assert f"is outputs/sweeps/latest/{best['config_hash']}, of strategy=from_scratch seed=0" in said.err
+    assert main("predict", f"outputs/sweeps/latest/{best['config_hash']}", picture).code == 0
 
 
 def test_folders_of_links_end(main, run, tmp_path):

@@ -66,12 +66,10 @@ def evaluate(
     for part, _ in ahead(lambda indices: stream.part(indices).to(device, memory_format), parts, stream.lookahead):
         with autocast():
             heads = model(part.input, names).heads
-        for (
-            name
-        ) in names:  # into one block each: many small ones would keep the large ones between them from being used again
-            outputs.setdefault(name, torch.empty(len(stream), *heads[name].shape[1:]))[part.index] = (
-                heads[name].float().cpu()
-            )
+        # into one block each: many small ones would keep the large ones between them from being used again
+        for name in names:
+            said = heads[name].float().cpu()
+            outputs.setdefault(name, torch.empty(len(stream), *said.shape[1:]))[part.index] = said
     for module, training in modes:
         module.training = training
     return Predictions(outputs, {n: stream.targets[n] for n in names}, {n: stream.mask[n] for n in names})

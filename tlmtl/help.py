@@ -81,6 +81,7 @@ those above one half, and each one's probability), error. Flags:
   --out FILE             a .csv or .parquet file, written whole or not at all (default: CSV to standard output)
   --top K                the K likeliest classes with their probabilities
   --image COLUMN         the column of a CSV or Parquet file that names the images (found when not given)
+  --encoding NAME        of a CSV file (utf-8); --delimiter CHARACTER between its cells (found when not given)
   --batch-size N         images at a time (32)
   --allow PACKAGE        a package of your own that the run was trained with
 Exit code: 0 done, 1 some images could not be read (their rows say why), 2 nothing could be predicted.

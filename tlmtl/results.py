@@ -87,7 +87,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names: list[str] = []
     for row in rows:  # a task's first metric is its main one, so each row's own order is kept
         before = len(names)
-        for name in reversed(list(row)):
+        for name in reversed(list(row) if row.keys() - set(names) else []):
             if name in names:
                 before = names.index(name)
             else:

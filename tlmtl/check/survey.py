@@ -13,11 +13,12 @@ from tlmtl.check import copies, labels, pictures
 from tlmtl.check.finding import Finding, some
 from tlmtl.check.labels import Labels
 from tlmtl.config import build, check_dataset, find_target
+from tlmtl.data import duplicates
 from tlmtl.data.augment import augmentation
-from tlmtl.data.dataset import ON_DUPLICATE, labelled, plain, select_tasks, shared_settings
+from tlmtl.data.dataset import labelled, plain, select_tasks, shared_settings
 from tlmtl.data.examples import SPLITS, Examples
 from tlmtl.data.splits import divide_copies
-from tlmtl.errors import ConfigError, nearest
+from tlmtl.errors import ConfigError
 from tlmtl.preprocess import Preprocess
 
 
@@ -51,11 +52,7 @@ def survey(cfg: DictConfig) -> Survey:
     Raises ConfigError for a wrong config, and for data that cannot be read at all.
     """
     common, _ = check_dataset(cfg.dataset, "dataset")
-    if common.on_duplicate not in ON_DUPLICATE:
-        raise ConfigError(
-            f"'dataset.on_duplicate' should be {', '.join(ON_DUPLICATE)}. Found '{common.on_duplicate}'."
-            f"{nearest(common.on_duplicate, list(ON_DUPLICATE))}"
-        )
+    duplicates.check_setting(common.on_duplicate)
     augmentation(common.augment)
     chosen = select_tasks(cfg.tasks, list(common.tasks), list(common.default_tasks))
     examples, said = _read(cfg)

@@ -1,7 +1,5 @@
 """From `cfg.dataset` to streams: examples of a family, their splits, the labelled subset, the tasks, and all hashes."""
 
-import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -17,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from tlmtl.config import build, check_dataset, keywords
-from tlmtl.data import duplicates
+from tlmtl.data import duplicates, known
 from tlmtl.data.augment import augmentation
 from tlmtl.data.examples import Examples
 from tlmtl.data.splits import divide_copies
@@ -27,8 +25,6 @@ from tlmtl.errors import ConfigError, nearest
 from tlmtl.preprocess import Preprocess
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.kinds import make_task
-
-ON_DUPLICATE = ("error", "together", "allow")
 
 
 @dataclass
@@ -55,7 +51,7 @@ class Data:
         """A split as a model takes it. All splits together are kept in memory, resized, or none of them is."""
         where = torch.from_numpy(self.splits[split])
         one = torch.from_numpy(next(iter(self.splits.values()))[:1])
-        size = self.examples.images.bytes_each(one, preprocess) * sum(map(len, self.splits.values()))
+        size = self.examples.images.read(one, preprocess).numel() * sum(map(len, self.splits.values()))
         return Stream(
             split,
             self.examples.images,
@@ -209,39 +205,29 @@ def _examples(
     family, shared = json.loads(key)
     fold, on_duplicate = shared.pop("fold"), shared.pop("on_duplicate")
     examples: Examples = build(family, "dataset", allow=list(allow), cache=cache, **shared)
-    if on_duplicate not in ON_DUPLICATE:
-        raise ConfigError(
-            f"'dataset.on_duplicate' should be {', '.join(ON_DUPLICATE)}. Found '{on_duplicate}'."
-            f"{nearest(on_duplicate, list(ON_DUPLICATE))}"
-        )
+    duplicates.check_setting(on_duplicate)
     fractions = shared["val_fraction"], shared["test_fraction"]
     splits = divide_copies(examples, *fractions, shared["split_seed"], fold, on_duplicate)
     facts = examples.images.facts
     found = duplicates.report(
         examples.hashes, facts.look if facts is not None else None, splits, examples.ids, on_duplicate
     )
-    examples = dataclasses.replace(examples, notes=[*examples.notes, *found])
+    examples.notes += found
     columns = [examples.columns[name] for name in sorted(examples.columns)]
     names = json.dumps([examples.classes, sorted(examples.columns)], sort_keys=True).encode()
     return examples, splits, digest(examples.hashes, *columns, *splits.values(), np.frombuffer(names, dtype=np.uint8))
 
 
 def _stamp(family: dict[str, Any]) -> str:
-    """Names, sizes and times of the files at `root` and `path`, so that what changed is read again."""
-    digest = hashlib.sha256()
+    """Names, sizes and times of the files at `root` and `path`, and of those that the family says it reads (`files_of`), so
+    that what changed is read again."""
     files_of = getattr(sys.modules.get(str(family.get("_target_")).rpartition(".")[0]), "files_of", None)
-    for file in files_of(**{k: v for k, v in family.items() if k != "_target_"}) if files_of else []:
-        with contextlib.suppress(OSError):
-            found = os.stat(file)
-            digest.update(f"{found.st_size}/{found.st_mtime_ns}/{found.st_ctime_ns};".encode())
-    for place in (family.get("root"), family.get("path")):
-        top = os.path.expanduser(str(place)) if place else ""
-        below = (os.path.join(folder, name) for folder, _, names in os.walk(top) for name in names)
-        for path in [top, *sorted(below)] if top else []:
-            with contextlib.suppress(OSError):
-                found = os.stat(path)
-                digest.update(os.fsencode(path) + f"/{found.st_size}/{found.st_mtime_ns}/{found.st_ctime_ns};".encode())
-    return digest.hexdigest()
+    paths = files_of(**{k: v for k, v in family.items() if k != "_target_"}) if files_of else []
+    for place in filter(None, (family.get("root"), family.get("path"))):
+        top = os.path.expanduser(str(place))
+        paths += [top, *known.below(top)]
+    found = [(os.fsencode(path), *known.stamp(path)) for path in paths]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""One image file to pixels: upright, 8 bits, grey or RGB, whatever the file holds."""
+"""One image file to pixels: upright, 8 bits, grey or RGB, whatever the file holds. Torch-free until a JPEG is read."""
 
 import os
 import stat
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 # What is read; Pillow knows others, some of which start programs of their own (EPS).
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -27,6 +26,7 @@ def decode(path: str | Path, channels: int | None = None) -> np.ndarray:
 def decode_fast(path: str, channels: int) -> np.ndarray:
     """What `decode` gives. A plain JPEG file is left to torchvision's decoder: the same pixels (of the same library), but
     without Python's lock, so that threads do not wait for each other."""
+    import torch
     from PIL import Image
     from torchvision.io import ImageReadMode, decode_jpeg
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tlmtl.data.examples import Examples
-from tlmtl.errors import ConfigError
+from tlmtl.errors import ConfigError, nearest
 
-ALIKE = (
-    2  # bits of 64 in which the perceptual hashes of near duplicates may differ; half of the bits are set, so 2, 4, ...
-)
+SETTINGS = ("error", "together", "allow")  # of dataset.on_duplicate
+
+# Bits of 64 in which the perceptual hashes of near duplicates may differ. Half of the bits are set, so it is 2, 4, ...
+ALIKE = 2
 PAIRS = 1_000_000_000  # comparisons that are worth a run's start (a second or two); `tlmtl check` makes all
 Splits = Mapping[str, np.ndarray]
 
@@ -45,6 +46,15 @@ def near(looks: np.ndarray, hashes: np.ndarray, splits: Splits, one: str, other:
             if hashes[i] != hashes[j]:
                 pairs.append((i, j))
     return pairs
+
+
+def check_setting(on_duplicate: str) -> None:
+    """Raises ConfigError for a `dataset.on_duplicate` that there is not."""
+    if on_duplicate not in SETTINGS:
+        raise ConfigError(
+            f"'dataset.on_duplicate' should be {', '.join(SETTINGS)}. Found '{on_duplicate}'."
+            f"{nearest(on_duplicate, list(SETTINGS))}"
+        )
 
 
 def report(

@@ -1,6 +1,5 @@
 """`evaluate.also`: further test sets for the trained model, such as those of another hospital. Nothing is chosen by them."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,10 +32,12 @@ def further(name: str, node: DictConfig, data: Data, allow: list[str], cache: Pa
     """
     where = f"evaluate.also.{name}"
     common, family = check_dataset(node, where)
+    # families that cut on their own (two_digits) know no set that is for testing alone
     shared = {**shared_settings(common), "test_fraction": min(common.test_fraction, 0.5)}
     examples: Examples = build(plain(family), "dataset", where, allow=allow, cache=cache, **shared)
     test = _test(examples, common)
-    examples = dataclasses.replace(examples, images=examples.images.as_channels(data.channels))
+    _check_apart(where, data, examples, test)
+    examples.images = examples.images.as_channels(data.channels)  # `hashes` stay those of the originals
     encoded = {}
     for task in data.tasks.values():
         column = _column(task.name, common, data.columns[task.name], examples)
@@ -46,8 +47,7 @@ def further(name: str, node: DictConfig, data: Data, allow: list[str], cache: Pa
         raise ConfigError(
             f"'{where}' has labels for none of the tasks {', '.join(data.tasks)}. It has: {', '.join(examples.columns)}."
         )
-    _check_apart(where, data, examples, test)
-    examples = dataclasses.replace(examples, notes=[*_shared_groups(where, data, examples, test), *examples.notes])
+    examples.notes += _shared_groups(where, data, examples, test)
     return Data(
         examples,
         {"test": test},
@@ -118,11 +118,9 @@ def _shared_groups(where: str, data: Data, examples: Examples, test: np.ndarray)
         return []
     learnt = np.concatenate([data.splits["train"], data.splits["val"]])
     both = sorted(set(map(str, ours[learnt])) & set(map(str, theirs[test])))
-    return (
-        [f"{len(both)} groups of '{where}' have the names of groups that are trained on, such as {both[0]}."]
-        if both
-        else []
-    )
+    if not both:
+        return []
+    return [f"{len(both)} groups of '{where}' have the names of groups that are trained on, such as {both[0]}."]
 
 
 def _check_apart(where: str, data: Data, examples: Examples, test: np.ndarray) -> None:

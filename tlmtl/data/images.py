@@ -47,10 +47,6 @@ class Images(Protocol):
         """int64 (N,): a hash of every image's own pixels, the same wherever the image is stored."""
         ...
 
-    def bytes_each(self, index: Tensor, preprocess: Preprocess) -> int:
-        """What the image at `index` (1,) takes once resized and cropped."""
-        ...
-
 
 class ArrayImages:
     """Images of one shape in memory. `pixels`: uint8 (N, C, H, W)."""
@@ -78,12 +74,9 @@ class ArrayImages:
     def hashes(self) -> np.ndarray:
         return np.array([hash_pixels(image) for image in self.pixels.numpy()], dtype=np.int64)
 
-    def bytes_each(self, index: Tensor, preprocess: Preprocess) -> int:
-        return self.read(index, preprocess).numel()
-
 
 class FileImages:
-    """Images that are decoded on reading, by as many threads as there are cores (Pillow releases the GIL).
+    """Images that are decoded on reading, by as many threads as there are cores.
 
     Arguments:
         opened: from a position in `facts` to a loaded PIL image; called from several threads.
@@ -122,9 +115,6 @@ class FileImages:
 
     def hashes(self) -> np.ndarray:
         return self.facts.hash
-
-    def bytes_each(self, index: Tensor, preprocess: Preprocess) -> int:
-        return self.read(index, preprocess).numel()
 
 
 def cores() -> int:

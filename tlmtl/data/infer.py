@@ -136,9 +136,7 @@ def _separator(there: Sequence[str] | pd.Series) -> str | None:
         parts = [part for one in split for part in one]
         if len(parts) <= len(cells) or len(set(parts)) > max(2, len(parts) // 3):
             continue
-        if (
-            separator == ","
-        ):  # stands inside names, too ("Paris, France"): each part of a list also comes in another one
+        if separator == ",":  # stands in names, too ("Paris, France"): parts of a list also come in other cells
             lists = {tuple(one) for one in split}
             if any(sum(part in other for other in lists) < 2 for one in lists if len(one) > 1 for part in one):
                 continue

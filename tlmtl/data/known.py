@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,20 @@ from tlmtl import files
 
 VERSION = "4"  # of what is found; another one is not read
 STAMP = ["size", "mtime", "ctime"]
+
+
+def stamp(path: str) -> tuple[int, int, int]:
+    """Size, time of change and of status change: a file that was exchanged differs in one of them. -1 for no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, -1, -1
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def below(folder: str) -> list[str]:
+    """Every file below a folder, in a fixed order."""
+    return sorted(os.path.join(top, name) for top, _, names in os.walk(folder) for name in names)
 
 
 def place(key: str, cache: Path | None) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tlmtl.data import known as known_files
 from tlmtl.data.examples import Examples
 from tlmtl.data.images import ArrayImages, FileImages
 from tlmtl.data.public_sets import SETS, PublicSet, calls
@@ -189,12 +190,8 @@ def _image(part: Any, i: int) -> Any:
 
 def _stamp(folder: str) -> int:
     """A hash of names, sizes and times of the files below `folder`."""
-    digest = hashlib.blake2b(digest_size=7)
-    for top, _, names in sorted(os.walk(folder)):
-        for path in (os.path.join(top, name) for name in sorted(names)):
-            found = os.lstat(path)
-            digest.update(os.fsencode(f"{path}/{found.st_size}/{found.st_mtime_ns}/{found.st_ctime_ns};"))
-    return int.from_bytes(digest.digest(), "big")
+    found = [(os.fsencode(path), *known_files.stamp(path)) for path in known_files.below(folder)]
+    return int.from_bytes(hashlib.blake2b(repr(found).encode(), digest_size=7).digest(), "big")
 
 
 def _tracks(ids: list[str], split: np.ndarray) -> np.ndarray:

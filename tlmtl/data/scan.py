@@ -31,7 +31,7 @@ def scan(paths: Sequence[str], cache: Path | None = None) -> Facts:
     Arguments:
         cache: the folder of cached things; None to read every file now.
     """
-    stamps = np.array([_stamp(path) for path in paths], dtype=np.int64).reshape(-1, 3)
+    stamps = np.array([known.stamp(path) for path in paths], dtype=np.int64).reshape(-1, 3)
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ""
     return _scan(paths, stamps, lambda i: paths[i], known.place(top, cache))
 
@@ -140,12 +140,3 @@ def _still_there(read: Callable[..., Any], path: str, *more: Any) -> Any:
             f"An image could no longer be read: {path}: {error}. It was whole when the data set was looked at. Put it back, "
             "then `tlmtl train resume=FOLDER` goes on with the run."
         ) from error
-
-
-def _stamp(path: str) -> tuple[int, int, int]:
-    """Size, time of change and of status change: a file that was exchanged differs in one of them."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return -1, -1, -1
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns

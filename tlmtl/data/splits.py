@@ -43,9 +43,6 @@ def divide(
     Raises ConfigError for an empty split, a class or a number of groups too small to stand in every split, and a fold of
     data that has its own test split.
     """
-    anchor = examples.anchor
-    labels = examples.columns[anchor] if anchor else None
-    names = examples.classes.get(anchor or "")
     own = {name: np.flatnonzero(examples.split == name) for name in SPLITS} if examples.split is not None else None
     if fold is not None:
         if own is not None and len(own["test"]) + len(own["val"]):
@@ -53,72 +50,61 @@ def divide(
                 f"'dataset.fold={fold}' divides all examples, but this data set has splits of its own. Leave out "
                 "dataset.fold, or the data's own splits (dataset.split=null for a table)."
             )
-        splits = _folded(labels, groups, val_fraction, seed, fold, names, len(examples.ids))
+        splits = _folded(examples, groups, val_fraction, seed, fold)
     elif own is None:
-        splits = _cut(labels, groups, val_fraction, test_fraction, seed, len(examples.ids), names)
+        splits = _cut(examples, groups, np.arange(len(examples.ids)), val_fraction, test_fraction, seed)
     else:
-        train = own["train"]
         if groups is not None:
             _check_apart(groups, own)
-        parts = _cut(
-            labels[train] if labels is not None else None,
-            groups[train] if groups is not None else None,
-            0 if len(own["val"]) else val_fraction,
-            0 if len(own["test"]) else test_fraction,
-            seed,
-            len(train),
-            names,
-        )
-        splits = {n: train[parts[n]] if n == "train" or not len(own[n]) else own[n] for n in SPLITS}
+        fractions = 0 if len(own["val"]) else val_fraction, 0 if len(own["test"]) else test_fraction
+        parts = _cut(examples, groups, own["train"], *fractions, seed)
+        splits = {name: parts[name] if name == "train" or not len(own[name]) else own[name] for name in SPLITS}
     for name in SPLITS:
         if not len(splits[name]):
             raise ConfigError(f"The {name} split is empty: raise 'dataset.{name}_fraction', or add examples.")
     return splits
 
 
+def _labels(examples: Examples) -> tuple[np.ndarray | None, list[str] | None]:
+    """What splits are stratified by: the class numbers (N,) of the first column that has classes, and their names."""
+    anchor = examples.anchor
+    return (examples.columns[anchor], examples.classes[anchor]) if anchor else (None, None)
+
+
 def _cut(
-    labels: np.ndarray | None,
+    examples: Examples,
     groups: np.ndarray | None,
+    where: np.ndarray,
     val_fraction: float,
     test_fraction: float,
     seed: int,
-    size: int,
-    names: list[str] | None,
 ) -> dict[str, np.ndarray]:
+    """The examples at `where` in three parts, of which those with a fraction of 0 are empty."""
     check_fractions(val_fraction, test_fraction)
+    labels, names = _labels(examples)
+    mine = None if labels is None else labels[where]
     if not val_fraction and not test_fraction:
-        return {"train": np.arange(size), "val": np.empty(0, int), "test": np.empty(0, int)}
-    if groups is None:
-        return cut(labels, val_fraction, test_fraction, seed, size, names)
-    return folds.cut_groups(labels, groups, val_fraction, test_fraction, seed, names)
+        parts = {"train": np.arange(len(where)), "val": np.empty(0, int), "test": np.empty(0, int)}
+    elif groups is None:
+        parts = cut(mine, val_fraction, test_fraction, seed, len(where), names)
+    else:
+        parts = folds.cut_groups(mine, groups[where], val_fraction, test_fraction, seed, names)
+    return {name: where[part] for name, part in parts.items()}
 
 
 def _folded(
-    labels: np.ndarray | None,
-    groups: np.ndarray | None,
-    val_fraction: float,
-    seed: int,
-    fold: str,
-    names: list[str] | None,
-    size: int,
+    examples: Examples, groups: np.ndarray | None, val_fraction: float, seed: int, fold: str
 ) -> dict[str, np.ndarray]:
     number, of = folds.parse(fold)
+    labels, names = _labels(examples)
+    size = len(examples.ids)
     test = folds.folds(labels, groups, of, seed, names, size)[number - 1]
     rest = np.setdiff1d(np.arange(size), test)
     if not 0 < val_fraction < 1 - 1 / of:
         raise ConfigError(
             f"'dataset.val_fraction' should leave some to train on beside a fold of 1/{of}. Found {val_fraction}."
         )
-    parts = _cut(
-        labels[rest] if labels is not None else None,
-        groups[rest] if groups is not None else None,
-        val_fraction * size / len(rest),
-        0,
-        seed,
-        len(rest),
-        names,
-    )
-    return {"train": rest[parts["train"]], "val": rest[parts["val"]], "test": test}
+    return {**_cut(examples, groups, rest, val_fraction * size / len(rest), 0, seed), "test": test}
 
 
 def _check_apart(groups: np.ndarray, own: dict[str, np.ndarray]) -> None:

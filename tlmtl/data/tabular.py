@@ -20,34 +20,34 @@ SPLIT_NAMES = {
 }  # fmt: skip
 
 
-def read(path: str, delimiter: str | None = None, encoding: str = "utf-8", where: str = "dataset.path") -> pd.DataFrame:
+def read(path: str, delimiter: str | None = None, encoding: str = "utf-8", key: str = "dataset.{}") -> pd.DataFrame:
     """The file as text, one column per column, "" where a cell has no value; its index is the row's number in the file.
 
     Arguments:
         delimiter: of a CSV file; found from its first line when None.
-        where: the config key of `path`, for messages.
+        key: how a user sets `path`, `delimiter` and `encoding`, for messages.
 
     Raises ConfigError for a file that is not there, is no table, or is not in `encoding`.
     """
     place = Path(path).expanduser()
     if not place.is_file():
         found = "a folder" if place.is_dir() else "nothing"
-        raise ConfigError(f"'{where}' should be a CSV or Parquet file. Found {found} at {place}.")
+        raise ConfigError(f"'{key.format('path')}' should be a CSV or Parquet file. Found {found} at {place}.")
     status = place.stat()
-    return _read(str(place), delimiter, encoding, (status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return _read(str(place), delimiter, encoding, key, (status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, delimiter: str | None, encoding: str, stamp: tuple[int, ...]) -> pd.DataFrame:
+def _read(path: str, delimiter: str | None, encoding: str, key: str, stamp: tuple[int, ...]) -> pd.DataFrame:
     if path.lower().endswith((".parquet", ".pq")):
         table = _parquet(path)
     else:
-        text = _decoded(path, encoding)
+        text = _decoded(path, encoding, key.format("encoding"))
         first = text.lstrip("\r\n").split("\n", 1)[0]
         delimiter = delimiter or max(DELIMITERS, key=first.count)
         if not first.strip():
             raise ConfigError(f"{path} is empty: expected a line of column names, then a line for each image.")
-        table = _rows(path, text, delimiter)
+        table = _rows(path, text, delimiter, key.format("delimiter"))
     table = table.set_axis([str(name).strip() or f"column {i + 1}" for i, name in enumerate(table.columns)], axis=1)
     twice = sorted({name for name in table.columns if list(table.columns).count(name) > 1})
     if twice:
@@ -57,29 +57,29 @@ def _read(path: str, delimiter: str | None, encoding: str, stamp: tuple[int, ...
     return table
 
 
-def _decoded(path: str, encoding: str) -> str:
+def _decoded(path: str, encoding: str, key: str) -> str:
     raw = Path(path).read_bytes()
     if encoding == "utf-8" and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ConfigError(f"{path} is not UTF-8, but looks like UTF-16: dataset.encoding=utf-16, or save it as UTF-8.")
+        raise ConfigError(f"{path} is not UTF-8, but looks like UTF-16: {key}=utf-16, or save it as UTF-8.")
     try:
         text = raw.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except LookupError as error:
-        raise ConfigError(f"'dataset.encoding' should name an encoding, such as cp1252. Found '{encoding}'.") from error
+        raise ConfigError(f"'{key}' should name an encoding, such as cp1252. Found '{encoding}'.") from error
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(
             f"{path} is not {encoding.upper()}: byte {raw[error.start]:#04x} in line {line}. Save it as UTF-8, or say "
-            "what it is, such as dataset.encoding=cp1252 (Windows, western European)."
+            f"what it is, such as {key}=cp1252 (Windows, western European)."
         ) from error
     if "\0" in text:
         raise ConfigError(f"{path} is no CSV file: it holds binary data.")
     return text
 
 
-def _rows(path: str, text: str, delimiter: str) -> pd.DataFrame:
+def _rows(path: str, text: str, delimiter: str, key: str) -> pd.DataFrame:
     """The rows with their line numbers. The csv module, since it knows lines and changes no cell."""
     if len(delimiter) != 1:
-        raise ConfigError(f"'dataset.delimiter' should be one character, such as ';'. Found '{delimiter}'.")
+        raise ConfigError(f"'{key}' should be one character, such as ';'. Found '{delimiter}'.")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         found = [(reader.line_num, row) for row in reader if row]
@@ -92,7 +92,7 @@ def _rows(path: str, text: str, delimiter: str) -> pd.DataFrame:
         if len(row) != len(header):
             raise ConfigError(
                 f"{path}, line {line}: expected {len(header)} cells, one for each column, found {len(row)}. "
-                f"The cells are taken to have '{delimiter}' between (dataset.delimiter)."
+                f"The cells are taken to have '{delimiter}' between ({key})."
             )
     body = [[_cell(cell) for cell in row] for _, row in found[1:]]
     return pd.DataFrame(body, columns=header, index=[line for line, _ in found[1:]], dtype=object)

@@ -13,6 +13,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path)
     add("--top", type=_positive, default=1)
     add("--image")
+    add("--delimiter")
+    add("--encoding", default="utf-8")
     add("--batch-size", type=_positive, default=32)
     add("--allow", action="append", default=[])
     return made
@@ -26,10 +28,11 @@ def main(argv: list[str]) -> int:
     if not options.paths:
         made.error("expected images: files, folders, a CSV file, or - for names on standard input")
     from tlmtl import files
-    from tlmtl.predict import inputs, output
+    from tlmtl.predict import inputs, output, sweep
 
+    sweep.refuse(Path(options.run).expanduser())
     output.check(options.out)
-    named, notes = inputs.gather(options.paths, options.image)
+    named, notes = inputs.gather(options.paths, options.image, options.delimiter, options.encoding)
     for note in notes:
         print(note, file=sys.stderr)
     if options.allow and str(Path.cwd()) not in sys.path:

@@ -13,12 +13,15 @@ TABLES = (".csv", ".tsv", ".parquet", ".pq")
 Named = tuple[str, str]  # what an image is called in the output, where it lies
 
 
-def gather(words: list[str], image: str | None = None) -> tuple[list[Named], list[str]]:
+def gather(
+    words: list[str], image: str | None = None, delimiter: str | None = None, encoding: str = "utf-8"
+) -> tuple[list[Named], list[str]]:
     """The images that `words` stand for, in their order, and notes on what was passed over.
 
     Arguments:
         words: image files, folders (with all that is below them), CSV or Parquet files, or "-".
         image: the column of a table that names the files; found when None.
+        delimiter, encoding: of a CSV file, as `tabular.read` takes them.
 
     Raises ConfigError for a word that is not there, and when no image is left.
     """
@@ -37,7 +40,7 @@ def gather(words: list[str], image: str | None = None) -> tuple[list[Named], lis
             if others:
                 notes.append(f"{others} file(s) in {word} do not have the name of an image and were passed over.")
         elif path.suffix.lower() in TABLES and path.is_file():
-            table = tabular.read(str(path), where="PATH")
+            table = tabular.read(str(path), delimiter, encoding, "--{}")
             column = tabular.image_column(table, image, "--image")
             found += [(cell, str(path.parent / cell)) for cell in table[column]]
         elif path.exists():
