@@ -133,7 +133,9 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(ConfigError, match=r"Expected images at .*/empty/<class>/\*"):
         folder(str(tmp_path / "empty"))
     picture(tmp_path / "nested" / "animals" / "cat" / "1.png")
-    with pytest.raises(ConfigError, match=r"found none .images lie deeper, such as .*/animals/cat/1.png: dataset=table"):
+    with pytest.raises(
+        ConfigError, match=r"found none .images lie deeper, such as .*/animals/cat/1.png: dataset=table"
+    ):
         folder(str(tmp_path / "nested"))
     with pytest.raises(ConfigError, match=r"two classes or more in .*, found 1: cat"):
         folder(str(classes(tmp_path / "one", names=("cat",))))
