@@ -14,11 +14,27 @@ from tlmtl.preprocess import Preprocess
 
 @dataclass
 class Output:
-    """What a model gives for one input: features (n, D), the layers asked for, and by task the head's output."""
+    """What a model gives for one input.
+
+    Arguments:
+        features: (n, D), of the shared encoder; of the first task's where each task has its own.
+        layers: those that were asked for, by name.
+        heads: by task, the head's output.
+        own: by task, features and layers of its own encoder, where each task has one (`sharing=none`, cross-stitch).
+    """
 
     features: Tensor
     layers: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[str, Tensor] = field(default_factory=dict)
+    own: dict[str, "Output"] = field(default_factory=dict)
+
+    def of(self, task: str) -> "Output":
+        """What the encoder of `task` gives: its own, or the shared one."""
+        return self.own.get(task, self)
+
+    def encoders(self) -> list["Output"]:
+        """What each encoder gives: one output, or one for each task that has an encoder of its own."""
+        return list(self.own.values()) or [self]
 
 
 @dataclass

@@ -25,7 +25,11 @@ class Static(Weighting):
             raise ConfigError(f"Weights of tasks should not be negative, and not all zero. Found {self.weights}.")
 
     def backward(
-        self, losses: Mapping[str, Tensor], extra: Tensor | None, shared: Sequence[nn.Parameter]
+        self,
+        losses: Mapping[str, Tensor],
+        extra: Tensor | None,
+        shared: Sequence[nn.Parameter],
+        features: Tensor | None = None,
     ) -> dict[str, float]:
         weighted = [self.weights[name] * loss for name, loss in losses.items()] + ([] if extra is None else [extra])
         if weighted:
@@ -44,7 +48,11 @@ class Sum(Weighting):
             raise ConfigError(f"weighting=sum gives every task the weight 1. Found {named}: use weighting=static.")
 
     def backward(
-        self, losses: Mapping[str, Tensor], extra: Tensor | None, shared: Sequence[nn.Parameter]
+        self,
+        losses: Mapping[str, Tensor],
+        extra: Tensor | None,
+        shared: Sequence[nn.Parameter],
+        features: Tensor | None = None,
     ) -> dict[str, float]:
         parts = [*losses.values(), *([] if extra is None else [extra])]
         if parts:
