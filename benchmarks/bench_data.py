@@ -89,10 +89,10 @@ def decode(top: Path) -> None:
 
 def predict(top: Path) -> None:
     from tlmtl.models.heads import LinearHead
-    from tlmtl.models.multitask import HardSharing
     from tlmtl.models.torchvision import torchvision_model
     from tlmtl.predict.model import Engine, Trained
     from tlmtl.predict.run import Told, predictions
+    from tlmtl.sharing.hard import HardSharing
     from tlmtl.tasks.classification import Classification
 
     paths = photographs(top / "jpeg", 2000)[:256]

@@ -13,7 +13,7 @@ CODE = ROOT / "tlmtl"
 # What runs are made of, and what anything may use. Everything else makes runs out of these, or looks at them.
 PARTS = ["data", "models", "strategies", "terms", "weighting", "tasks", "optim", "preprocess", "evaluation", "hardware"]
 PARTS += ["checkpoint", "config", "errors", "files", "columns", "training", "loop", "artifacts", "identity", "presets"]
-PARTS += ["schema", "progress"]
+PARTS += ["schema", "progress", "sharing"]
 
 
 def module_of(path: Path) -> str:
@@ -87,7 +87,7 @@ def test_parts_import_nothing_from_above(part):
         assert upwards == set(), f"{name} imports from above"
 
 
-@pytest.mark.parametrize("family", ["data", "models", "terms", "weighting", "strategies"])
+@pytest.mark.parametrize("family", ["data", "models", "sharing", "terms", "weighting", "strategies"])
 def test_seams_know_no_members(family):
     """Another part of the program imports a family's interface, never one of its members: a config names those."""
     seams = {
@@ -104,7 +104,8 @@ def test_seams_know_no_members(family):
             "augment",
             "duplicates",
         },
-        "models": {"encoder", "heads", "source", "multitask"},
+        "models": {"encoder", "heads", "source", "stages"},
+        "sharing": {"base"},
         "terms": {"base"},
         "weighting": {"base"},
         "strategies": {"rules"},

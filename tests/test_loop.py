@@ -19,9 +19,9 @@ from tlmtl.evaluation import evaluate, measure
 from tlmtl.loop import fit
 from tlmtl.models.encoder import Encoder
 from tlmtl.models.heads import LinearHead
-from tlmtl.models.multitask import HardSharing
 from tlmtl.optim import Constant, Groups, Units
 from tlmtl.preprocess import Preprocess
+from tlmtl.sharing.hard import HardSharing
 from tlmtl.strategies.rules import match, parse_rules
 from tlmtl.tasks.classification import Classification
 from tlmtl.tasks.regression import Regression

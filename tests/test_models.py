@@ -18,13 +18,13 @@ from tlmtl.errors import ConfigError
 from tlmtl.loop import fit
 from tlmtl.models.encoder import Encoder, encode
 from tlmtl.models.heads import LinearHead
-from tlmtl.models.multitask import HardSharing
 from tlmtl.models.small_cnn import small_cnn
 from tlmtl.models.source import hash_state
 from tlmtl.models.timm import timm_model
 from tlmtl.models.torchvision import torchvision_model
 from tlmtl.optim import Constant, Groups, Units
 from tlmtl.presets import packaged_folder, presets
+from tlmtl.sharing.hard import HardSharing
 from tlmtl.strategies.rules import match, parse_rules
 from tlmtl.tasks.classification import Classification
 from tlmtl.terms.base import Context

@@ -12,10 +12,10 @@ import tlmtl
 from tlmtl.assemble import assemble
 from tlmtl.errors import ConfigError
 from tlmtl.models.heads import LinearHead
-from tlmtl.models.multitask import HardSharing
 from tlmtl.models.small_cnn import small_cnn
 from tlmtl.models.source import Source, check_leak, from_run, from_weights, hash_state, load_into
 from tlmtl.preprocess import Preprocess
+from tlmtl.sharing.hard import HardSharing
 
 torch.set_num_threads(1)
 

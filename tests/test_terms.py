@@ -11,8 +11,8 @@ from tlmtl.assemble import assemble
 from tlmtl.errors import ConfigError
 from tlmtl.models.encoder import Output
 from tlmtl.models.heads import LinearHead
-from tlmtl.models.multitask import HardSharing
 from tlmtl.models.small_cnn import small_cnn
+from tlmtl.sharing.hard import HardSharing
 from tlmtl.tasks.classification import Classification
 from tlmtl.terms.base import Context, Step
 from tlmtl.terms.distill_features import DistillFeatures

@@ -28,8 +28,9 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "optimizer": (("torch.optim",), ("params",)),
     "schedule": (("tlmtl.optim",), ()),
     "weighting": (("tlmtl.weighting",), ("tasks",)),
-    "sharing": (("tlmtl.models.multitask",), ("encoder", "heads")),
+    "sharing": (("tlmtl.sharing",), ("encoder", "heads")),
     "term": (("tlmtl.terms",), ()),
+    "fusion": (("tlmtl.fusion",), ()),
 }
 
 

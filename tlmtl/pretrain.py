@@ -65,7 +65,8 @@ def source_config(cfg: DictConfig) -> DictConfig:
     job = OmegaConf.merge(
         OmegaConf.structured(Config),
         {
-            **{key: node[key] for key in ("model", "hardware", "weighting", "sharing", "allow", "progress")},
+            **{key: node[key] for key in ("model", "hardware", "weighting", "allow", "progress")},
+            "sharing": {"_target_": "tlmtl.sharing.hard.HardSharing"},  # one source for every sharing of the target's
             "source": {"_target_": "tlmtl.models.source.no_source"},
             **{key: source[key] for key in ("dataset", "optimizer", "schedule", "train")},
             "strategy": {"init": "random", "rules": [{"params": "*"}]},
