@@ -8,10 +8,12 @@ from tlmtl.terms.base import Context, Step, Term
 
 
 class L2SP(Term):
-    """alpha/2 ||w - w_source||^2 over the backbone + beta/2 ||w||^2 over the heads.
+    """alpha/2 ||w - w_source||^2 over the backbone + beta/2 ||w||^2 over all that is new.
 
     Li, Grandvalet & Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", eq. 2, where
-    the backbone is what has a counterpart in the source. As in its reference code, norms and biases are penalised too.
+    the backbone is what has a counterpart in the source; what is new are the heads and what tasks share beside the backbone
+    (`shared.*`: gates, experts, attention). As in its reference code, norms and biases are penalised too. Where tasks have
+    backbones of their own, each is held near the source, so that the penalty is the sum of those of separate runs.
 
     Arguments:
         alpha, beta: 0 or more.
@@ -36,7 +38,7 @@ class L2SP(Term):
         return super()._apply(fn, recurse)
 
     def forward(self, step: Step) -> Tensor:
-        total = torch.zeros((), device=step.outputs["target"].features.device)
+        total = torch.zeros((), device=next(step.model.parameters()).device)
         for name, parameter in step.model.named_parameters():
             if parameter.requires_grad:
                 if name in self.source:
