@@ -70,8 +70,8 @@ def main(argv: list[str]) -> int:
     if options.plot:
         plot.check(options.plot)
     rows = load.read(options.paths, dict(options.rename))
-    rows, notes = filters.apply(rows, conditions)
-    summary = table.summarise(rows, options.metric, over, repeats)
+    kept, notes = filters.apply(rows, conditions)
+    summary = table.summarise(rows, options.metric, over, repeats, kept.index)
     groups = summary.groups
     if options.sort:
         groups = choice.sort(groups, options.sort, summary.known())

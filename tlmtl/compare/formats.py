@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pandas as pd
 
 from tlmtl import columns
-from tlmtl.compare import keys, layout, plain
+from tlmtl.compare import delta, keys, layout, plain
 from tlmtl.compare.groups import Summary
 
 SUFFIXES = {".csv": "csv", ".json": "json", ".md": "md", ".tex": "latex"}
 ESCAPES = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "·": r"$\cdot$",
+    "↓": r"$\downarrow$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }  # fmt: skip
 
@@ -26,7 +27,10 @@ def render(summary: Summary, name: str, chosen: list[str] | None = None) -> str:
 
 
 def numbers(summary: Summary, chosen: list[str] | None = None) -> pd.DataFrame:
-    """Groups, with mean, standard deviation and n in columns of their own; by default with all settings in use."""
+    """Groups, with mean, standard deviation and n in columns of their own; by default with all settings in use.
+
+    Gains are percent: `delta_mean`, half its 95 % t-interval `delta_half` over `delta_n` seeds, `delta_m_mean`, `delta_m_sd`.
+    """
     groups = summary.groups
     if chosen:
         shown = [keys.resolve(name, summary.known(), "--columns") for name in chosen]
@@ -34,11 +38,17 @@ def numbers(summary: Summary, chosen: list[str] | None = None) -> pd.DataFrame:
         filled = [name for name in [*summary.settings, *columns.COSTS] if name in groups and groups[name].notna().any()]
         settings = [name for name in filled if name not in columns.COSTS]
         more = [name for name in summary.varying() if name not in settings]
-        shown = [*settings, *more, "metric", "n", "test", "val", *(name for name in filled if name in columns.COSTS)]
+        gains = [name for name in delta.COLUMNS if groups[name].notna().any()]
+        costs = [name for name in filled if name in columns.COSTS]
+        shown = [*settings, *more, "metric", "n", "test", "val", *gains, *costs]
     named = {}
     for name in shown:
         if name in ("test", "val") or keys.is_metric(name):
             named[f"{name}_mean"], named[f"{name}_sd"] = groups[name], groups[f"{name}_sd"]
+        elif name == "delta":
+            named |= {"delta_mean": groups[name], **{key: groups[key] for key in ("delta_half", "delta_n")}}
+        elif name == "delta_m":
+            named |= {"delta_m_mean": groups[name], "delta_m_sd": groups["delta_m_sd"]}
         else:
             named[name] = _whole(groups[name])
     return pd.DataFrame(named)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from tlmtl import columns
-from tlmtl.compare import choice, counted, keys, metrics
+from tlmtl.compare import choice, counted, delta, keys, metrics, transfer
 from tlmtl.errors import ConfigError
 
 # What one experiment is told from another by. Never the seed: rows that differ in it alone are repeats.
@@ -19,10 +19,13 @@ class Summary:
 
     `groups` holds the settings, `metric` (a name), `n`, `test`, `val`, each metric and each cost as a mean over
     repeats; and for `test`, `val` and each metric `x` its standard deviation `x_sd` (ddof 1; missing where n is 1).
+    Groups of multi-task runs also have gains on single-task runs, in percent (`delta.py`): `delta` of the task, the mean
+    over the `delta_n` seeds that have a baseline, with half its 95 % t-interval `delta_half`, and `delta_m` of the run with
+    its standard deviation `delta_m_sd`. They are missing where there is nothing to compare.
     """
 
     groups: pd.DataFrame
-    rows: pd.DataFrame  # the finished rows behind the groups, with `metric`, `test` and `val`
+    rows: pd.DataFrame  # the finished rows behind the groups, with `metric`, `test`, `val`, `delta` and `delta_m`
     settings: list[str]  # names of setting columns, those from `overrides` among them
     over: list[str] = field(default_factory=list)  # settings that validation has chosen
     notes: list[str] = field(default_factory=list)
@@ -50,7 +53,7 @@ class Summary:
 
     def known(self) -> list[str]:
         """What `--columns` and `--sort` can name."""
-        return [name for name in map(str, self.groups) if not name.endswith("_sd") and name not in PER_RUN]
+        return [name for name in map(str, self.groups) if not name.endswith(("_sd", "_half")) and name not in PER_RUN]
 
 
 def summarise(
@@ -58,18 +61,24 @@ def summarise(
     metric: str | None = None,
     over: list[str] | tuple[str, ...] = (),
     repeats: list[str] | tuple[str, ...] = (),
+    only: pd.Index | None = None,
 ) -> Summary:
     """Groups of repeats in `rows` (columns of `results.csv`), with means and standard deviations.
 
     `metric`: a name such as `accuracy`; by default each task's first. `over`: settings of which validation chooses the
-    value. `repeats`: settings whose values are repeats, as those of the seed always are (`dataset.fold`). The order of
-    `rows` does not matter. Raises ConfigError for an unknown metric or key.
+    value. `repeats`: settings whose values are repeats, as those of the seed always are (`dataset.fold`). `only`: the index
+    of the rows to show, such as what a filter kept; the others serve as baselines of multi-task runs and nothing else.
+    Gains are made of single runs before anything is chosen. The order of `rows` does not matter. Raises ConfigError for an
+    unknown metric or key.
     """
     rows, overridden = keys.expand(keys.clean(rows))
     settings = [name for name in [*SETTINGS, *overridden] if name in rows]
     over = [_chosen(key, settings) for key in over]
+    rows = rows.assign(shown=True if only is None else rows.index.isin(only))
     rows = rows.sort_values(["run_id", "task"], kind="stable", ignore_index=True)  # means equal to the bit
-    rows, notes = counted.newest(rows)
+    compared, _ = metrics.choose(rows[rows["status"] == "done"], metric)
+    gains = delta.of(compared)
+    rows, notes = counted.newest(rows[rows["shown"]].drop(columns="shown"))
     if repeats:
         again = [_repeated(key, settings) for key in repeats]
         rows, more = counted.together(rows, again, settings)
@@ -80,11 +89,14 @@ def summarise(
     done = rows["status"] == "done"
     notes += counted.unfinished(rows[~done])
     finished, more = metrics.choose(rows[done], metric)
+    gains = gains[compared["metric"].reindex(gains.index) == finished["metric"].reindex(gains.index)]
+    finished = finished.join(gains)
     groups = _aggregate(finished).sort_values(settings, kind="stable", ignore_index=True)
     notes += more
     if over:
         groups, more = choice.over(groups, over, settings)
         notes += more
+    notes += transfer.notes(groups, finished, settings)
     return Summary(groups, finished, settings, over, notes)
 
 
@@ -108,12 +120,15 @@ def _repeated(key: str, settings: list[str]) -> str:
 
 def _aggregate(rows: pd.DataFrame) -> pd.DataFrame:
     by = ["group_id", "dataset", "task"]
-    scores = ["test", "val", *(name for name in map(str, rows) if keys.is_metric(name))]
+    scores = ["test", "val", *(name for name in map(str, rows) if keys.is_metric(name)), *delta.COLUMNS]
     costs = [name for name in columns.COSTS if name in rows]
     repeats = rows.groupby(by, dropna=False)
     counts = repeats[["test", "val"]].count()
     n = counts["test"].where(counts["test"] > 0, counts["val"]).rename("n")
     deviations = repeats[scores].std(ddof=1).add_suffix("_sd")
     numbers = pd.concat([n, repeats[scores].mean(), deviations, repeats[costs].mean()], axis=1)
+    pairs = repeats["delta"].count()
+    half = transfer.half_width(deviations["delta_sd"], pairs) if (pairs > 1).any() else float("nan")
+    numbers = numbers.assign(delta_n=pairs, delta_half=half)
     first = rows.drop(columns=[*scores, *costs]).drop_duplicates(by)
     return first.merge(numbers.reset_index(), on=by, how="left")

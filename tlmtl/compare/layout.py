@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tlmtl import columns
-from tlmtl.compare import keys, printed
+from tlmtl.compare import delta, keys, printed, transfer
 from tlmtl.compare.groups import Summary
 
 COSTS = ["train_seconds", "seconds_per_step", "peak_memory_mb", "parameters_trained"]  # dropped from the right
@@ -20,10 +20,14 @@ class Column:
 
 
 def names(summary: Summary) -> list[str]:
-    """The columns shown by default: what differs, how often it ran, how well it did, what it cost."""
+    """The columns shown by default: what differs, how often it ran, how well it did, what sharing gained, what it cost."""
     varying = summary.varying()
     scores = ["n", "test", "val"] if summary.same_metric() else ["metric", "n", "test", "val"]
-    rest = [name for name in [*scores, *COSTS] if name in summary.groups and summary.groups[name].notna().any()]
+    rest = [
+        name
+        for name in [*scores, *delta.COLUMNS, *COSTS]
+        if name in summary.groups and summary.groups[name].notna().any()
+    ]
     return [*varying, *rest]
 
 
@@ -64,6 +68,11 @@ def _column(summary: Summary, name: str) -> Column:
         title = f"{name}/{groups['metric'].iloc[0]}" if of_task and summary.same_metric() and len(groups) else name
         metric = groups["metric"] if of_task else pd.Series(name, index=groups.index)
         return Column(name, title, printed.spread(groups[name], groups[f"{name}_sd"], metric), "number")
+    if name == "delta":
+        cells = printed.gains(groups["delta"], groups["delta_half"], transfer.negative(groups))
+        return Column(name, "delta % (± 95 % t-interval)", cells, "number")
+    if name == "delta_m":
+        return Column(name, "delta_m % (± sd)", printed.gains(groups["delta_m"], groups["delta_m_sd"]), "number")
     if name in columns.COSTS:
         return Column(name, name, [printed.cost(value) for value in groups[name]], "cost")
-    return Column(name, name, list(printed.settings(groups[name])), "number" if name == "n" else "setting")
+    return Column(name, name, list(printed.settings(groups[name])), "number" if name in ("n", "delta_n") else "setting")

@@ -70,7 +70,8 @@ def read(paths: list[str | Path], rename: dict[str, str] | None = None) -> pd.Da
     joined = joined.iloc[joined["status"].ne("done").argsort(kind="stable")].drop_duplicates(
         ["run_id", "dataset", "task"]
     )
-    return joined[columns.ordered(list(joined.columns))].sort_index(ignore_index=True)
+    known = [name for name in columns.ordered(list(joined.columns)) if name in joined]  # older files lack some
+    return joined[known].sort_index(ignore_index=True)
 
 
 def _parse(file: Path) -> tuple[list[str], list[list[str]], list[int]]:

@@ -18,6 +18,8 @@ TITLES = {  # in two lines, so that more columns fit; the names for `--columns` 
     "seconds_per_step": "seconds\nper step",
     "peak_memory_mb": "peak\nmemory mb",
     "parameters_trained": "parameters\ntrained",
+    "delta": "delta %\n± 95 % t",
+    "delta_m": "delta_m\n% ± sd",
 }
 
 

@@ -4,6 +4,8 @@ import math
 
 import pandas as pd
 
+LOST = "↓"  # marks a gain whose whole interval lies below zero
+
 
 def settings(cells: pd.Series) -> pd.Series:
     """A setting or any other column as text: `5` for 5.0, `all` for no limit of labels, nothing for an empty cell."""
@@ -32,6 +34,16 @@ def spread(mean: pd.Series, sd: pd.Series, metric: pd.Series) -> list[str]:
     tails = ["" if pd.isna(x) else f" ± {x:.{d}f}" for x, d in zip(sd, decimals, strict=True)]
     left, right = max(map(len, means), default=0), max(map(len, tails), default=0)
     return [f"{m:>{left}}{t:<{right}}" for m, t in zip(means, tails, strict=True)]
+
+
+def gains(mean: pd.Series, margin: pd.Series, lost: pd.Series | None = None) -> list[str]:
+    """Percent, `+2.3 ± 1.1` or `-3.1 ± 1.2 ↓`, the arrow where `lost`; aligned, with one decimal, or two below 1 %."""
+    decimals = 1 if mean.abs().max() >= 1 else 2
+    means = ["" if pd.isna(x) else f"{x:+.{decimals}f}" for x in mean]
+    tails = ["" if pd.isna(x) else f" ± {x:.{decimals}f}" for x in margin]
+    marks = [""] * len(mean) if lost is None or not lost.any() else [f" {LOST}" if flag else "  " for flag in lost]
+    left, right = max(map(len, means), default=0), max(map(len, tails), default=0)
+    return [f"{m:>{left}}{t:>{right}}{mark}" for m, t, mark in zip(means, tails, marks, strict=True)]
 
 
 def cost(value: float) -> str:

@@ -43,7 +43,10 @@ def draw(summary: Summary, console: "Console | None" = None, chosen: list[str] |
 
 
 def _fitting(shown: list[Column], width: int, keep_all: bool) -> tuple[list[Column], list[str]]:
-    """Columns that fit into `width`: costs go first, then settings share one column; and the names that went."""
+    """Columns that fit into `width`: costs go first, then settings share one column; and the names that went.
+
+    Beside gains, figures on validation go too.
+    """
 
     def too_wide() -> bool:
         return sum(map(plain.width, shown)) + len(plain.GAP) * (len(shown) - 1) > width
@@ -52,6 +55,9 @@ def _fitting(shown: list[Column], width: int, keep_all: bool) -> tuple[list[Colu
     while not keep_all and shown[-1].kind == "cost" and too_wide():
         left_out.insert(0, shown[-1].name)
         shown = shown[:-1]
+    if not keep_all and too_wide() and any(column.name == "delta" for column in shown):
+        left_out.insert(0, "val")  # what was gained on test needs its place
+        shown = [column for column in shown if column.name != "val"]
     return _joined(shown) if too_wide() else shown, left_out
 
 
