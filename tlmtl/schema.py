@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+RECONSTRUCTION = "reconstruction"  # a kind of task, and the name of the one that every data set has
+
 
 @dataclass
 class Strategy:
@@ -17,13 +19,17 @@ class Strategy:
 
 @dataclass
 class Task:
-    """One task of a data set. `target` names the column of labels; the first metric is the main one."""
+    """One task of a data set. `target` names the column of labels; the first metric is the main one. Auxiliary tasks
+    (`primary: false`) train and are reported, and have no part in choosing the best epoch."""
 
     kind: str = "classification"
     target: str | None = None  # the task's own name when not given
     metrics: list[str] = field(default_factory=list)  # the kind's own when empty
-    primary: bool = True
+    primary: bool | None = None  # true when not given, but for a reconstruction beside other tasks
     weight: float = 1.0
+    loss: str | None = None  # of a regression: mse | l1 | huber; the kind's own when not given
+    label_smoothing: float = 0.0  # of a classification, in training alone: 0 up to, not including, 1
+    huber_delta: float = 1.0  # with loss=huber: where it turns into a line, in standard deviations of the targets
 
 
 @dataclass
@@ -45,10 +51,12 @@ class Dataset:
 
 @dataclass
 class Head:
-    """How new heads start: `near_zero` (normal, standard deviation 0.01) or `default` (torch's own)."""
+    """What heads look like, and how new ones start: `near_zero` (normal, standard deviation 0.01) or `default` (torch's
+    own). A reconstruction's is a decoder, which takes none of this."""
 
     init: str = "near_zero"
     dropout: float = 0.0
+    hidden: list[int] = field(default_factory=list)  # sizes of hidden layers; a linear head when empty
 
 
 @dataclass
@@ -120,6 +128,7 @@ class Config:
     weighting: dict[str, Any] = field(default_factory=dict)
     sharing: dict[str, Any] = field(default_factory=dict)
     term: dict[str, Any] = field(default_factory=dict)
+    fusion: dict[str, Any] = field(default_factory=dict)
     head: Head = field(default_factory=Head)
     train: Train = field(default_factory=Train)
     hardware: Hardware = field(default_factory=Hardware)

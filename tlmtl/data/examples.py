@@ -24,6 +24,7 @@ class Examples:
         groups: (N,) whatever may not stand on both sides of a split (a patient, a module); None where there are none.
         bad: name and reason of the examples that were left out because they could not be read.
         notes: what a reader of the log should know.
+        no_labels: why there are no columns, a sentence for people; "" where there are some.
     """
 
     images: Images
@@ -34,6 +35,7 @@ class Examples:
     groups: np.ndarray | None = None
     bad: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    no_labels: str = ""
 
     def __len__(self) -> int:
         return len(self.images)

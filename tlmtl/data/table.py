@@ -11,6 +11,7 @@ from tlmtl.data.examples import Examples
 from tlmtl.data.infer import KINDS, encode, kind_of, mixed
 from tlmtl.data.scan import images_of, readable, scan
 from tlmtl.errors import ConfigError
+from tlmtl.schema import RECONSTRUCTION
 
 NO_NAMES = {"type", "keys", "items", "values", "train", "eval", "half", "float", "double"}  # torch's modules have these
 
@@ -68,6 +69,9 @@ def table(
         raise ConfigError(f"None of the images of {path} can be read.")
     # a further test set may lack the column of a task
     found = {name: _column(kept, name, kind, separator) for name, kind in kinds.items() if name in kept.columns}
+    no_labels = ""
+    if not kinds:
+        no_labels = f"No column of {path} looks like labels. Name them: dataset.labels=[COLUMN]. It has: {', '.join(rows.columns)}."
     return Examples(
         images=images_of(paths, facts, good),
         columns={name: column.values for name, column in found.items()},
@@ -80,6 +84,7 @@ def table(
         + [f"Task {column.line(task_name(name))}" for name, column in found.items()]
         + _passed_over(rows, [image, id, group_column, tabular.split_column(rows, split), *kinds], group_column)
         + [note for column in found.values() for note in column.notes],
+        no_labels=no_labels,
     )
 
 
@@ -93,7 +98,8 @@ def files_of(path: str, image: str | None = None, root: str | None = None, **set
 def tasks_of(stated: dict[str, dict[str, Any]], **settings: Any) -> dict[str, dict[str, Any]]:
     """The tasks of a table by name: one for each column of labels, with what is `stated` of them (`dataset.tasks`).
 
-    A column whose kind is not stated is inferred (`infer.kind_of`); what looks like an identifier is passed over.
+    A column whose kind is not stated is inferred (`infer.kind_of`); what looks like an identifier is passed over. A stated
+    reconstruction has no column. No task at all is a table of images without labels.
     """
     rows = tabular.read(settings["path"], settings.get("delimiter"), settings.get("encoding", "utf-8"))
     roles = {
@@ -121,14 +127,11 @@ def tasks_of(stated: dict[str, dict[str, Any]], **settings: Any) -> dict[str, di
         if kind is not None or chosen:
             tasks[task] = {"kind": kind or "classification", "target": name, **said}
     for task, said in stated.items():
-        if task not in tasks:
+        if task not in tasks and (said.get("kind") or (task if "target" not in said else None)) == RECONSTRUCTION:
+            tasks[task] = {"kind": RECONSTRUCTION, **said}
+        elif task not in tasks:
             name = tabular.column(rows, said.get("target") or task, f"dataset.tasks.{task}.target")
             tasks[task] = {"kind": kind_of(rows[name]) or "classification", "target": name, **said}
-    if not tasks:
-        raise ConfigError(
-            f"No column of {settings['path']} looks like labels. Name them: dataset.labels=[COLUMN]. It has: "
-            f"{', '.join(rows.columns)}."
-        )
     return tasks
 
 

@@ -1,11 +1,34 @@
-"""From features to one task's output."""
+"""From features to one task's output: a linear head or a small network; for a reconstruction, a decoder."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
+from tlmtl.models.decoder import Decoder
+from tlmtl.tasks.base import Task
 
 INITS = ("near_zero", "default")
+
+
+def make_head(task: Task, features: int, shape: Sequence[int], settings: Any) -> nn.Module:
+    """The head of a task: features (n, D) -> (n, outputs), or (n, C, H, W) where the target is the input.
+
+    Arguments:
+        features: D.
+        shape: (C, H, W) of an input as the backbone takes it.
+        settings: `head` (`schema.Head`): `init`, `dropout`, `hidden`. A decoder reads none of them.
+
+    Raises ConfigError for a setting out of range.
+    """
+    if task.of_input:
+        return Decoder(features, shape)
+    if not settings.hidden:
+        return LinearHead(features, task.outputs, settings.init, settings.dropout)
+    return MLPHead(features, task.outputs, list(settings.hidden), settings.init, settings.dropout)
 
 
 class LinearHead(nn.Module):
@@ -33,3 +56,29 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear(self.dropout(features))
+
+
+class MLPHead(nn.Module):
+    """Features (n, D) -> output (n, K): dropout, linear and ReLU for each of the `hidden` sizes, then a `LinearHead`, which
+    `init` is for; hidden layers have torch's own initial values.
+
+    Arguments:
+        hidden: sizes of the hidden layers, each 1 or more.
+        init, dropout: see `LinearHead`; every linear layer has its dropout before it.
+    """
+
+    def __init__(
+        self, features: int, outputs: int, hidden: Sequence[int], init: str = "near_zero", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if any(size < 1 for size in hidden):
+            raise ConfigError(f"'head.hidden' should list sizes of 1 or more, such as [128]. Found {list(hidden)}.")
+        self.last = LinearHead(hidden[-1] if hidden else features, outputs, init, dropout)
+        sizes = [features, *hidden]
+        layers = [
+            layer for one, other in pairwise(sizes) for layer in (nn.Dropout(dropout), nn.Linear(one, other), nn.ReLU())
+        ]
+        self.hidden = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.last(self.hidden(features))

@@ -99,12 +99,17 @@ def from_pretraining(
     optimizer: dict,
     schedule: dict,
     train: dict,
+    tasks: Any = "default",
     seed: int = 0,
     min_loaded: float = 0.9,
     partial: bool = False,
     path: str | None = None,
 ) -> Source:
-    """`source=pretrain`: a run on a source data set, made beforehand by `pretrain.py`, which fills in `path`."""
+    """`source=pretrain`: a run on a source data set, made beforehand by `pretrain.py`, which fills in `path`.
+
+    Arguments:
+        tasks: what is learned of the source data: default, all, or names, as `tasks` selects them.
+    """
     if path is None:
         raise ConfigError("'source=pretrain' has not been trained yet: use tlmtl.run(), which does that first.")
     return from_run(path, min_loaded, partial)

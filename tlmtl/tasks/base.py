@@ -1,14 +1,18 @@
 """What a task is, whatever its kind. A task sees outputs and targets of its own kind only; nothing else in the program
 looks inside a target."""
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
 class Task(Protocol):
-    """One thing to predict. Targets are (n,), for a multilabel task (n, K); `mask` tells which examples have one."""
+    """One thing to predict. Targets are (n,), for a multilabel task (n, K), for a reconstruction the input (n, C, H, W);
+    `mask` tells which examples have one."""
+
+    of_input: ClassVar[bool]  # whether the target is the input itself, so that there is no column to encode
 
     name: str
     kind: str
@@ -18,18 +22,28 @@ class Task(Protocol):
 
     @property
     def outputs(self) -> int:
-        """Size of the head."""
+        """How many numbers are kept of a prediction: the size of the head, but for a reconstruction."""
         ...
 
     def encode(self, column: np.ndarray) -> tuple[Tensor, Tensor]:
         """Targets as the loss takes them, (N,) or (N, K), and which are there: bool (N,)."""
         ...
 
+    def training_loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """What a step minimises: `loss`, smoothed where the task says so (`label_smoothing`). Arguments as `loss` has them."""
+        ...
+
     def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """Mean over the labelled examples: output (n, outputs), target (n,) or (n, K), mask bool (n,) -> scalar.
 
         Parts of a batch, each weighed by its number of labelled examples, give the loss of the whole. 0 without a label.
+        Also takes what `kept` returned.
         """
+        ...
+
+    def kept(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """What evaluation keeps of a batch's outputs and targets: both, or, for a reconstruction, the few numbers of each
+        image that loss and metrics are made of."""
         ...
 
     def constant_loss(self, target: Tensor) -> float:
@@ -68,4 +82,4 @@ class Task(Protocol):
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of `values` (n,) where `mask` (n,) holds; 0, without a gradient, where it holds nowhere."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask.bool(), values, 0).sum() / mask.sum().clamp(min=1)

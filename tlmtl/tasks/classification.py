@@ -1,7 +1,7 @@
 """`kind: classification`: one of K classes."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,14 @@ class Classification:
 
     With class weights the loss is sum_i w_i l_i / n, over n labelled examples, w_i being the weight of example i's class.
     torch divides by sum_i w_i instead, which changes with the batch: parts of a batch would not add up to it.
+
+    `label_smoothing` (Szegedy et al. 2016, section 7) smooths the loss in training alone: a share of it, from 0 up to, not
+    including, 1, is spread evenly over all classes of the target, as torch's `cross_entropy` does (with class weights, each
+    class's part has its own). `loss` on validation stays the plain cross entropy, and `constant_loss` its constant, so that
+    figures compare across degrees of smoothing and selection stays sound.
     """
+
+    of_input: ClassVar[bool] = False
 
     name: str
     classes: list[str]
@@ -26,6 +33,7 @@ class Classification:
     primary: bool = True
     weight: float = 1.0
     class_weights: list[float] | None = None  # K of them, above 0; in training and evaluation alike
+    label_smoothing: float = 0.0
     kind: str = "classification"
 
     @property
@@ -36,9 +44,19 @@ class Classification:
         target = torch.from_numpy(column.astype(np.int64))
         return target.clamp(min=0), target >= 0
 
+    def training_loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        return self._cross_entropy(output, target, mask, self.label_smoothing)
+
     def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        return self._cross_entropy(output, target, mask, 0.0)
+
+    def _cross_entropy(self, output: Tensor, target: Tensor, mask: Tensor, smoothing: float) -> Tensor:
         weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=output.device)
-        return masked_mean(F.cross_entropy(output.float(), target, weights, reduction="none"), mask)
+        each = F.cross_entropy(output.float(), target, weights, reduction="none", label_smoothing=smoothing)
+        return masked_mean(each, mask)
+
+    def kept(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return output, target
 
     def constant_loss(self, target: Tensor) -> float:
         """That of each class's share of the examples' weight: their entropy, times the mean weight."""
@@ -55,7 +73,8 @@ class Classification:
         return target
 
     def measure(self, stored: Tensor, target: Tensor) -> dict[str, float]:
-        return {name: float(CLASSIFICATION[name](stored, target, self.outputs)) for name in self.metrics}
+        found = {name: CLASSIFICATION[name](stored, target, self.outputs) for name in self.metrics}
+        return {name: float(value) for name, value in found.items() if value is not None}
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "classes": self.classes, "metrics": self.metrics}

@@ -1,7 +1,7 @@
 """`kind: multilabel`: K independent yes-or-no labels."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ class Multilabel:
     NaN. Single unknown entries are left out one by one: an example's loss is the mean over the labels known of it, so
     that every example with a label weighs the same.
     """
+
+    of_input: ClassVar[bool] = False
 
     name: str
     classes: list[str]
@@ -44,9 +46,15 @@ class Multilabel:
             )
         return target, known.any(1)
 
+    def training_loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        return self.loss(output, target, mask)
+
     def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         each = F.binary_cross_entropy_with_logits(output.float(), target.nan_to_num(), reduction="none")
         return masked_mean((each * _shares(target).float()).sum(1), mask)
+
+    def kept(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return output, target
 
     def constant_loss(self, target: Tensor) -> float:
         """The entropy of each label's base rate, averaged over the labels."""
