@@ -96,20 +96,6 @@ def test_new_heads_start_near_zero(init):
         LinearHead(4, 2, "zero")
 
 
-def test_running_from_a_block_equals_the_whole():
-    encoder = encoder_of("small_cnn")
-    inputs = torch.randn(3, 3, 16, 16)
-    whole = encode(encoder.module.eval(), inputs, encoder.blocks)
-    for before, block in zip(encoder.blocks, encoder.blocks[1:], strict=False):
-        assert torch.equal(encoder.run_from(block, whole.layers[before]), whole.features)
-    assert torch.equal(encoder.run_from("block1", inputs), whole.features)
-    with pytest.raises(ConfigError, match=r"Unknown layer 'block4'. Did you mean 'block3'"):
-        encoder.run_from("block4", inputs)
-    for family, name in (("torchvision/resnet18", "ResNet"), ("timm/vit_tiny_patch16_224", "VisionTransformer")):
-        with pytest.raises(ConfigError, match=f"A {name} cannot be cut at 'layer2'"):
-            encoder_of(family).run_from("layer2", inputs)
-
-
 def test_unknown_names_are_told_with_the_nearest():
     with pytest.raises(ConfigError, match=r"torchvision has no classifier 'resnet81' .* Did you mean 'resnet18'\?"):
         torchvision_model("resnet81")

@@ -59,27 +59,19 @@ class Encoder:
     fetch: Callable[[str], tuple[dict[str, Tensor], Preprocess]] | None = None
     name: str = ""
 
-    def run_from(self, block: str, activation: Tensor) -> Tensor:
-        """Features (n, D) from the input of `block` on. Raises ConfigError for a family that cannot be cut."""
-        if not isinstance(self.module, nn.Sequential):
-            raise ConfigError(
-                f"A {type(self.module).__name__} cannot be cut at '{block}': its blocks do not form a chain."
-            )
-        check_layers(self.blocks, [block])
-        return self.module[list(dict(self.module.named_children())).index(block) :](activation)
-
 
 def encode(module: nn.Module, input: Any, layers: Sequence[str] = ()) -> Output:
     """Features of `input`, and the outputs of the submodules named in `layers`."""
     if not layers:
         return Output(module(input))
-    with _recorded(module, layers) as found:
+    with recorded(module, layers) as found:
         features = module(input)
     return Output(features, found)
 
 
 @contextmanager
-def _recorded(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def recorded(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """What the submodules named in `layers` give while this lasts, by name, as it comes."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str):

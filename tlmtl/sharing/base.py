@@ -21,9 +21,11 @@ class Sharing(nn.Module):
 
     Attributes:
         one_feature: all heads take the one tensor `Output.features`.
+        separate: every task has a model of its own, so that there is nothing to weigh.
     """
 
     one_feature = False
+    separate = False
     heads: "ByTask"
 
     def forward(self, input: Any, tasks: Sequence[str], layers: Sequence[str] = ()) -> Output:

@@ -18,6 +18,8 @@ class Separate(Sharing):
     run; all of them where no task is.
     """
 
+    separate = True
+
     def __init__(self, encoder: Encoder, heads: dict[str, nn.Module]) -> None:
         super().__init__()
         self.backbone, self.heads = ByTask(copies(encoder.module, list(heads))), ByTask(heads)
