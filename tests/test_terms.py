@@ -95,13 +95,14 @@ def test_distillation_is_zero_at_the_start_and_its_formula_later(loss, projectio
 def test_a_projection_is_trained():
     start = copy.deepcopy(assembled("strategy=distill", "strategy.terms.distill_features.projection=true"))
     term = start.terms["distill_features"]
-    assert torch.equal(term.projection.weight, torch.eye(16)) and term.needs.source_model
+    weight = term.projections["shared"].weight
+    assert torch.equal(weight, torch.eye(16)) and term.needs.source_model
     optimizer = start.groups.optimizer(torch.optim.AdamW, 0.01)
-    assert any(p is term.projection.weight for group in optimizer.param_groups for p in group["params"])
+    assert any(p is weight for group in optimizer.param_groups for p in group["params"])
     start.groups.begin(0, True)
     term(step(start.model, torch.randn(5, 16), torch.randn(5, 16))).backward()
     optimizer.step()
-    assert (term.projection.weight - torch.eye(16)).abs().max().item() == pytest.approx(0.01 * 0.04, rel=1e-3)
+    assert (weight - torch.eye(16)).abs().max().item() == pytest.approx(0.01 * 0.04, rel=1e-3)
 
 
 def assembled(*overrides):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.models.encoder import Output
@@ -44,8 +45,8 @@ def blank_output(context: Context, layers: tuple[str, ...] = ()) -> Output:
     """What the model gives for one blank square image, in eval mode: it tells sizes, and who has an encoder of its own."""
     encoder, model = context.encoder, context.model
     side = encoder.preprocess.crop or encoder.preprocess.resize
-    weights = [p for p in encoder.module.parameters() if p.ndim == 4]
-    channels = weights[0].shape[1] if weights else len(encoder.preprocess.mean)  # the first convolution's
+    convolutions = [module for module in encoder.module.modules() if isinstance(module, nn.Conv2d)]
+    channels = convolutions[0].in_channels if convolutions else len(encoder.preprocess.mean)
     modes = [(module, module.training) for module in model.modules()]
     like = next(model.parameters())
     blank = torch.zeros(1, channels, side, side, device=like.device, dtype=like.dtype)
