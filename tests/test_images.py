@@ -127,8 +127,10 @@ def test_folders_that_are_none(tmp_path):
         folder(str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"should be a folder. Found a file at"):
         folder(str(picture(tmp_path / "file.png")))
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", seed=i + 1)
     with pytest.raises(ConfigError, match=r"found none .images lie in the folder itself"):
-        folder(str(tmp_path))
+        loaded(tmp_path)
     (tmp_path / "empty" / "a").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"Expected images at .*/empty/<class>/\*"):
         folder(str(tmp_path / "empty"))
@@ -138,7 +140,7 @@ def test_folders_that_are_none(tmp_path):
     ):
         folder(str(tmp_path / "nested"))
     with pytest.raises(ConfigError, match=r"two classes or more in .*, found 1: cat"):
-        folder(str(classes(tmp_path / "one", names=("cat",))))
+        loaded(classes(tmp_path / "one", names=("cat",)))
     top = tmp_path / "stray"
     classes(top / "train"), classes(top / "test", names=("cat", "cow"))
     with pytest.raises(
