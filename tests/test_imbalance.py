@@ -151,12 +151,12 @@ def test_the_config_reaches_the_tasks_and_the_plan():
     parts = assemble(
         compose("dataset.labels_per_class=null", "train.class_weights=effective", "train.sampler=balanced")
     )
-    labels = parts.data.labels("train")["digit"][0]
+    labels = parts.data["target"].labels("train")["digit"][0]
     counts = torch.bincount(labels)
-    assert parts.data.tasks["digit"].class_weights == pytest.approx(class_weights(counts, "effective").tolist())
-    assert torch.bincount(labels, parts.draw_weights).tolist() == pytest.approx([0.1] * 10)
+    assert parts.tasks["digit"].class_weights == pytest.approx(class_weights(counts, "effective").tolist())
+    assert torch.bincount(labels, parts.draw_weights["target"]).tolist() == pytest.approx([0.1] * 10)
     plain = assemble(compose())
-    assert plain.draw_weights is None and plain.data.tasks["digit"].class_weights is None
+    assert plain.draw_weights["target"] is None and plain.tasks["digit"].class_weights is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import tlmtl
 from tlmtl import job
 from tlmtl.data.dataset import Data
 from tlmtl.data.images import ArrayImages
-from tlmtl.data.streams import Stream
+from tlmtl.data.streams import Stream, plan
 from tlmtl.errors import TrainingError
 from tlmtl.evaluation import evaluate, measure
 from tlmtl.loop import fit
@@ -58,10 +58,10 @@ def setup(total=12, lr=0.1, make=torch.optim.SGD, missing=(), class_weights=None
     if "ema" in more:
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(more["ema"])
         more["ema"] = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    settings = {"evaluate_every": 3, "checkpoint_every": 100, "steps_per_epoch": 6, "batch_size": 4, "seed": 0, **more}
+    settings = {"evaluate_every": 3, "checkpoint_every": 100, "steps_per_epoch": 6, "seed": 0, **more}
     return Setup(
-        model, tasks, {"target": stream("train", torch.arange(N))}, stream("val", torch.arange(N, 2 * N)), Sum(tasks=tasks),
-        groups=groups, optimizer=groups.optimizer(make, lr), total=total, autocast=nullcontext,
+        model, tasks, {"target": stream("train", torch.arange(N))}, {"target": stream("val", torch.arange(N, 2 * N))},
+        lambda epoch: plan({"target": N}, 4, 0, epoch), Sum(tasks=tasks), groups=groups, optimizer=groups.optimizer(make, lr), total=total, autocast=nullcontext,
         device=torch.device("cpu"), **settings,
     )  # fmt: skip
 
@@ -74,8 +74,8 @@ class Seen(Watch):
         self.losses.append(losses)
         self.looked.append(self.look())
 
-    def evaluated(self, state, metrics, score):
-        self.scores.append(score)
+    def evaluated(self, state, metrics, scores):
+        self.scores.append(scores[""])
 
 
 def fitted(made: Setup, look=lambda: None) -> tuple[State, Seen]:
@@ -109,7 +109,7 @@ def test_every_step_is_counted():
     state, seen = fitted(setup())
     assert (state.step, state.examples, len(seen.losses), len(seen.scores)) == (12, 2 * N, 12, 4)
     history = pd.DataFrame(state.history, columns=["step", "epoch", "split", "task", "name", "value"])
-    train = history[(history.split == "train") & (history.task == "c")]
+    train = history[(history.split == "train") & (history.task == "c") & (history.name == "loss")]
     assert train.step.tolist() == [3, 6, 9, 12] and train.epoch.tolist() == [0.5, 1, 1.5, 2]
     expected = [np.mean([losses["c"] for losses in seen.losses[i : i + 3]]) for i in (0, 3, 6, 9)]
     assert train.value.tolist() == pytest.approx(expected)
@@ -145,12 +145,14 @@ def test_early_stopping_and_the_best_model():
     made = setup(total=600, lr=0.2, patience=12)
     state, seen = fitted(made)
     best = int(np.argmax(seen.scores))
-    assert state.stopped and state.step < 600 and state.best_step == 3 * (best + 1) == state.step - 12
-    assert state.best_score == seen.scores[best] > seen.scores[-1]
+    assert state.stopped == [""] and state.step < 600 and state.best_step[""] == 3 * (best + 1) == state.step - 12
+    assert state.best_score[""] == seen.scores[best] > seen.scores[-1]
     made.model.load_state_dict(state.best_model)
-    found = evaluate(made.model, made.validation, ["c", "r"], nullcontext, made.device)
+    found = evaluate(made.model, made.validation["target"], made.tasks, nullcontext, made.device)
     told = {
-        row[3]: row[5] for row in state.history if row[0] == state.best_step and row[2] == "val" and row[4] == "loss"
+        row[3]: row[5]
+        for row in state.history
+        if row[0] == state.best_step[""] and row[2] == "val" and row[4] == "loss"
     }
     assert {name: measure(task, found)["loss"] for name, task in made.tasks.items()} == pytest.approx(told)
     assert not fitted(setup(total=12, lr=0.2, patience=12))[0].stopped

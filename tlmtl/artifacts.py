@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,42 @@ from tlmtl.data.dataset import Data
 from tlmtl.evaluation import Predictions
 from tlmtl.models.encoder import Encoder
 from tlmtl.models.source import CHOSEN, SEEN, Source
+from tlmtl.tasks.base import Task
 
 
-def write_predictions(path: Path, sets: Mapping[str, tuple[Data, Predictions]]) -> None:
-    """Columns split, id, task, target, output: scores of classes or labels, or values in the target's own unit.
+@dataclass
+class Said:
+    """What a model said about one split of one data set; the split `test:NAME` is the test split of a further one."""
 
-    `sets` holds, by split, the data set that it is a split of and what was said about it; `test:NAME` is the test split of
-    the further data set NAME. A target is a class number or a value, null where it is missing. A run with a multilabel
-    task has a column `targets` more: a list of 0 and 1, one for each label (null for a label not known; no list where none
-    is), while `target` is null; for tasks of other kinds `targets` is null. Metrics are pure functions of this file.
+    split: str
+    data: Data
+    predictions: Predictions
+    tasks: Mapping[str, Task]  # those whose heads were asked; not all need be tasks of the data set
+
+
+def write_predictions(path: Path, sets: Sequence[Said]) -> None:
+    """Columns split, id, task, target, output: scores of classes or labels, values in the target's own unit, or how far a
+    reconstruction is from its image (root mean square).
+
+    A target is a class number or a value, null where it is missing. A run with a multilabel task or a reconstruction has a
+    column `targets` more: a list of 0 and 1, one for each label (null for a label not known; no list where none is), or the
+    image's mean and mean square; `target` is then null, and for tasks of other kinds `targets` is null. The head of another
+    data set that was asked (for a fusion) has no targets here. Metrics are pure functions of this file.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    several = any(target.ndim > 1 for _, found in sets.values() for target in found.targets.values())
+    several = any(target.ndim > 1 for one in sets for target in one.predictions.targets.values())
     tables = []
-    for split, (data, found) in sets.items():
-        names = [data.examples.ids[i] for i in data.splits[split.split(":")[0]]]
+    for one in sets:
+        names, found = [one.data.ids[i] for i in one.data.splits[one.split.split(":")[0]]], one.predictions
         ids = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
-        for name, task in data.tasks.items():
+        for name, task in one.tasks.items():
             output = task.own_unit(found.outputs[name])
             target = _listed(task.own_target(found.targets[name]), found.mask[name])
             many = found.targets[name].ndim > 1
             columns = {
-                "split": pa.array([split] * len(ids)),
+                "split": pa.array([one.split] * len(ids)),
                 "id": pa.array(ids),
                 "task": pa.array([name] * len(ids)),
                 "target": pa.array([None] * len(ids) if many else target, pa.float64()),
@@ -65,30 +78,31 @@ def write_model(
     path: Path,
     cfg: DictConfig,
     encoder: Encoder,
-    data: Data,
+    data: Sequence[Data],
     source: Source | None,
     model: nn.Module,
     shape: tuple[int, ...],
 ) -> None:
     """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the model's config,
-    pre-processing, `shape` (C, H, W) of an input, tasks with their classes and scales. The tensors `tlmtl.seen_inputs` and
-    `tlmtl.chosen_inputs` hold hashes of every image that the parameters were trained on, and chosen by, their source's
-    included, so that no later run is tested on one of them unawares."""
+    pre-processing, `shape` (C, H, W) of an input (of the first data set's), tasks with their classes and scales. The tensors
+    `tlmtl.seen_inputs` and `tlmtl.chosen_inputs` hold hashes of every image that the parameters were trained on, and chosen
+    by, their source's included, so that no later run is tested on one of them unawares."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    for key, mine, theirs in (
-        (SEEN, data.input_hashes("train"), source.seen if source else None),
-        (CHOSEN, data.input_hashes("val"), source.chosen if source else None),
+    for key, split, theirs in (
+        (SEEN, "train", source.seen if source else None),
+        (CHOSEN, "val", source.chosen if source else None),
     ):
+        mine = np.concatenate([one.input_hashes(split) for one in data])
         tensors[key] = torch.from_numpy(np.sort(mine if theirs is None else np.union1d(mine, theirs)))
     about: dict[str, Any] = {
         "model": OmegaConf.to_container(cfg.model, resolve=True),
         "sharing": OmegaConf.to_container(cfg.sharing, resolve=True),
-        "channels": data.channels,
+        "channels": data[0].channels,
         "shape": list(shape),
         "preprocess": encoder.preprocess.as_dict(),
-        "tasks": {name: task.describe() for name, task in data.tasks.items()},
+        "tasks": {name: task.describe() for one in data for name, task in one.tasks.items()},
     }
     metadata = {"tlmtl": json.dumps(about, sort_keys=True)}  # one entry: safetensors writes several in any order
     files.write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

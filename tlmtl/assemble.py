@@ -5,7 +5,10 @@ is refused before its first job starts.
 """
 
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,20 +19,28 @@ from torch import nn
 from tlmtl import files, hardware
 from tlmtl.checkpoint import seed_everything
 from tlmtl.config import build, keywords
-from tlmtl.data.dataset import Data, load
+from tlmtl.data.dataset import Data
 from tlmtl.data.further import further
-from tlmtl.data.streams import Stream, seed_for, steps_per_epoch
+from tlmtl.data.parts import TARGET, sampling_of, streams_of
+from tlmtl.data.sampling import Sampling
+from tlmtl.data.streams import plan, seed_for, steps_per_epoch
 from tlmtl.errors import ConfigError
+from tlmtl.fusion import Fusion
+from tlmtl.fusion import check as check_fusion
 from tlmtl.hardware import Machine
 from tlmtl.identity import needs_source, terms_of
 from tlmtl.models.encoder import Encoder, check_layers
-from tlmtl.models.heads import LinearHead
+from tlmtl.models.heads import make_head
 from tlmtl.models.source import Report, Source, check_leak, load_into
 from tlmtl.optim import Groups, Units
 from tlmtl.strategies.rules import match, parse_rules
+from tlmtl.tasks.base import Task
 from tlmtl.tasks.imbalance import draw_weights, with_class_weights
 from tlmtl.terms.base import Context, Term, layers_of
 from tlmtl.training import Setup
+from tlmtl.weighting.base import Weighting
+
+PLAIN_SUM = "tlmtl.weighting.static.Sum"
 
 
 @dataclass
@@ -37,7 +48,7 @@ class Assembly:
     """The objects of one run, wired together on the CPU; `setup()` places them on a machine."""
 
     cfg: DictConfig
-    data: Data
+    data: dict[str, Data]  # by stream: the parts of a joint data set, or the one called `target`
     encoder: Encoder
     model: nn.Module
     units: Units
@@ -47,9 +58,19 @@ class Assembly:
     source: Source | None = None
     report: Report | None = None
     source_model: nn.Module | None = None
-    draw_weights: torch.Tensor | None = None
-    streams: dict[str, Stream] = field(default_factory=dict)
+    draw_weights: dict[str, torch.Tensor | None] = field(default_factory=dict)  # by stream
+    sampling: Sampling | None = None  # of a joint data set
+    fusion: Fusion | None = None
     further: dict[str, Data] = field(default_factory=dict)  # test sets of other data, by name
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        return {name: task for data in self.data.values() for name, task in data.tasks.items()}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """By stream, how many training examples there are."""
+        return {name: len(data.splits["train"]) for name, data in self.data.items()}
 
     @property
     def threads(self) -> int:
@@ -61,15 +82,13 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     hardware.check(cfg.hardware)
     allow = list(cfg.allow)
     cache = files.cache_folder(cfg.output.cache)
-    data = load(cfg.dataset, cfg.tasks, allow, cache)
-    labels = data.labels("train")
-    data.tasks = with_class_weights(data.tasks, labels, cfg.train.class_weights)
-    draws = draw_weights(data.tasks, labels, cfg.train.sampler)
-    data.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20
-    also = {
-        str(name): further(str(name), node, data, allow, cache) for name, node in dict(cfg.evaluate.also or {}).items()
-    }
-    encoder = encoder_of(cfg, data.channels)
+    data, sampling = streams_of(cfg.dataset, cfg.tasks, allow, cache), sampling_of(cfg.dataset, allow)
+    draws = {name: _balance(one, cfg.train) for name, one in data.items()}
+    for one in data.values():
+        one.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20 // len(data)
+    also = _further(cfg, data, allow, cache)
+    tasks = {name: task for one in data.values() for name, task in one.tasks.items()}
+    encoder = encoder_of(cfg, next(iter(data.values())).channels)
     terms = {n: _seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
     check_layers(encoder.blocks, layers_of(list(terms.values())))
     source = _source(cfg, encoder, with_source)
@@ -77,8 +96,8 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     if cfg.strategy.init not in ("source", "random"):
         raise ConfigError(f"'strategy.init' should be source or random. Found '{cfg.strategy.init}'.")
     if source is not None:
-        tested = [data.input_hashes("test"), *(more.input_hashes("test") for more in also.values())]
-        check_leak(source, data.input_hashes("val"), np.concatenate(tested))
+        tested = [one.input_hashes("test") for one in (*data.values(), *also.values())]
+        check_leak(source, np.concatenate([one.input_hashes("val") for one in data.values()]), np.concatenate(tested))
         filled = copy.deepcopy(encoder.module)
         report = load_into(filled, source)
         encoder.preprocess = source.preprocess or encoder.preprocess
@@ -87,18 +106,17 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
         if cfg.strategy.init == "source":
             encoder.module.load_state_dict(filled.state_dict())
     heads = {
-        name: _seeded(
-            cfg,
-            f"head/{name}",
-            lambda task=task: LinearHead(encoder.feature_size, task.outputs, cfg.head.init, cfg.head.dropout),
-        )
-        for name, task in data.tasks.items()
+        name: _seeded(cfg, f"head/{name}", partial(make_head, task, encoder.feature_size, shape, cfg.head))
+        for shape, one in ((_shape(one, encoder), one) for one in data.values())
+        for name, task in one.tasks.items()
     }
-    model = build(cfg.sharing, "sharing", allow=allow, encoder=encoder, heads=heads)
+    model = _seeded(cfg, "sharing", partial(build, cfg.sharing, "sharing", allow=allow, encoder=encoder, heads=heads))
     rules = match(parse_rules(cfg.strategy.rules), [name for name, _ in model.named_parameters()])
-    units = _units(cfg, len(data.splits["train"]))
-    weighting = build(cfg.weighting, "weighting", allow=allow, tasks=data.tasks)
-    context = Context(model, encoder, data.tasks, {}, cfg.strategy.init == "source")
+    units = _units(cfg, data, sampling)
+    weighting = _weighting(cfg, tasks, units, model, len(data))
+    fusion = build(cfg.fusion, "fusion", allow=allow)
+    check_fusion(fusion, tasks)
+    context = Context(model, encoder, tasks, {}, cfg.strategy.init == "source")
     for name, term in terms.items():
         _seeded(cfg, f"setup/{name}", lambda term=term: term.setup(context))
     groups = Groups(model, rules, build(cfg.schedule, "schedule", allow=allow), units, [*terms.values(), weighting])
@@ -108,8 +126,9 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     groups.optimizer(target, **settings)
     return Assembly(
-        cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, further=also
-    )
+        cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, sampling, fusion,
+        also,
+    )  # fmt: skip
 
 
 def setup(parts: Assembly, machine: Machine) -> Setup:
@@ -120,7 +139,8 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
     for module in (*parts.terms.values(), parts.weighting, parts.source_model):
         if module is not None:
             module.to(machine.device)
-    parts.streams = {"target": parts.data.stream("train", parts.encoder.preprocess)}
+    preprocess = parts.encoder.preprocess
+    streams = {name: data.stream("train", preprocess) for name, data in parts.data.items()}
     ema = None
     if train.ema is not None:
         from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -129,16 +149,16 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
     patience = train.early_stopping
     return Setup(
         model=parts.model,
-        tasks=parts.data.tasks,
-        streams=parts.streams,
-        validation=parts.data.stream("val", parts.encoder.preprocess),
+        tasks=parts.tasks,
+        streams=streams,
+        validation={name: data.stream("val", preprocess) for name, data in parts.data.items()},
+        plan=_plan(parts),
         weighting=parts.weighting,
         terms=parts.terms,
         groups=parts.groups,
         optimizer=parts.groups.made,
         total=units.total,
         steps_per_epoch=units.steps_per_epoch,
-        batch_size=train.batch_size,
         evaluate_every=max(1, units.steps(train.evaluate_every, "train.evaluate_every")),
         checkpoint_every=max(1, units.steps(train.checkpoint_every, "train.checkpoint_every")),
         seed=cfg.seed,
@@ -148,12 +168,61 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
         forward=torch.compile(parts.model) if cfg.hardware.compile else None,
         source_model=parts.source_model,
         accumulate=train.accumulate,
-        lookahead=max(stream.lookahead for stream in parts.streams.values()),
+        lookahead=max(stream.lookahead for stream in streams.values()),
         clip=train.clip,
         patience=None if patience is None else units.steps(patience, "train.early_stopping"),
         ema=ema,
-        draw_weights=parts.draw_weights,
     )
+
+
+def _plan(parts: Assembly) -> Callable[[int], list[dict[str, torch.Tensor]]]:
+    """By epoch, what each of its steps draws."""
+    sizes, batch_size, seed = parts.sizes, parts.cfg.train.batch_size, parts.cfg.seed
+    if parts.sampling is not None:
+        return lambda epoch: parts.sampling.plan(sizes, batch_size, seed, epoch, parts.draw_weights)
+    return lambda epoch: plan(sizes, batch_size, seed, epoch, parts.draw_weights[TARGET])
+
+
+def _balance(data: Data, train: DictConfig) -> torch.Tensor | None:
+    """Class weights into the tasks of `data`; how likely each training example is drawn, None for once an epoch."""
+    labels = data.labels("train")
+    data.tasks = with_class_weights(data.tasks, labels, train.class_weights)
+    return draw_weights(data.tasks, labels, train.sampler)
+
+
+def _further(cfg: DictConfig, data: dict[str, Data], allow: list[str], cache: Path) -> dict[str, Data]:
+    also = dict(cfg.evaluate.also or {})
+    if also and TARGET not in data:
+        raise ConfigError("'evaluate.also' tests the model of one data set on others: not with dataset=joint.")
+    return {str(name): further(str(name), node, data[TARGET], allow, cache) for name, node in also.items()}
+
+
+def _shape(data: Data, encoder: Encoder) -> tuple[int, ...]:
+    """(C, H, W) of the training images as the model takes them."""
+    first = torch.from_numpy(data.splits["train"][:1])
+    return tuple(data.examples.images.read(first, encoder.preprocess).shape[1:])
+
+
+def _weighting(cfg: DictConfig, tasks: dict[str, Task], units: Units, model: Any, streams: int) -> Weighting:
+    """How the task losses become one update: a plain sum where there is nothing to weigh.
+
+    Raises ConfigError for a weighting that looks at features which the tasks do not share.
+    """
+    found = build(cfg.weighting, "weighting", allow=list(cfg.allow), tasks=tasks, steps_per_epoch=units.steps_per_epoch)
+    if len(tasks) == 1 or model.separate:
+        equal = {name: replace(task, weight=1.0) for name, task in tasks.items()}  # type: ignore[type-var]
+        return build({"_target_": PLAIN_SUM}, "weighting", tasks=equal)
+    if not found.scalar and found.level == "features" and (streams > 1 or not model.one_feature):
+        why = (
+            "the tasks of a joint data set have different inputs"
+            if streams > 1
+            else f"with sharing={cfg.composed.choices.get('sharing')} the heads do not take the same features"
+        )
+        raise ConfigError(
+            f"'weighting.level=features' needs tasks that share one input and one feature tensor, but {why}. "
+            "Use weighting.level=parameters."
+        )
+    return found
 
 
 def _megabytes(value: int) -> int:
@@ -174,8 +243,8 @@ def encoder_of(cfg: DictConfig, channels: int) -> Encoder:
         raise ConfigError(f"'model' cannot be built as it is set: {str(error).splitlines()[0]}") from error
 
 
-def _units(cfg: DictConfig, examples: int) -> Units:
-    train = cfg.train
+def _units(cfg: DictConfig, data: dict[str, Data], sampling: Sampling | None) -> Units:
+    train, sizes = cfg.train, {name: len(one.splits["train"]) for name, one in data.items()}
     for key, least in (("batch_size", 1), ("accumulate", 1)):
         if train[key] < least:
             raise ConfigError(f"'train.{key}' should be {least} or more. Found {train[key]}.")
@@ -183,7 +252,9 @@ def _units(cfg: DictConfig, examples: int) -> Units:
         raise ConfigError(f"'train.clip' should be above 0, or null for none. Found {train.clip}.")
     if train.ema is not None and not 0 < train.ema < 1:
         raise ConfigError(f"'train.ema' should be a decay between 0 and 1, or null for none. Found {train.ema}.")
-    per_epoch = Units(steps_per_epoch(examples, train.batch_size), examples)
+    examples = sum(sizes.values())
+    steps = sampling.steps(sizes, train.batch_size) if sampling else steps_per_epoch(examples, train.batch_size)
+    per_epoch = Units(steps, examples)
     units = Units(per_epoch.steps_per_epoch, examples, per_epoch.steps(train.epochs, "train.epochs", of=0))
     if units.total < 1:
         raise ConfigError(f"'train.epochs' should make at least one step. Found {train.epochs}.")

@@ -23,6 +23,7 @@ from tlmtl.presets import GROUP_NAMES, packaged_folder, presets, user_folder
 from tlmtl.schema import Composed
 
 CONFIG_MODULE = "tlmtl.conf"
+UNSHOWN = ("fusion", "schedule")  # groups whose choice no column shows
 USERS = ("tlmtl-user", "command-line")  # where configs of the user's own come from: ./conf and --config-dir
 
 log = logging.getLogger("tlmtl")
@@ -96,9 +97,11 @@ def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
     dropped = [key for key in base if key not in mine]
     checked.composed = Composed(
         choices,
-        sorted(f"{key}={_text(value)}" for key, value in changed.items() if _is_setting(key))
+        sorted(f"{group}={choices[group]}" for group in UNSHOWN if choices.get(group) != _default_choices().get(group))
+        + sorted(f"{key}={_text(value)}" for key, value in changed.items() if _is_setting(key))
         + sorted(f"~{key}" for key in dropped if _is_setting(key)),
     )
+    fill.parts(checked, _members("dataset"), _preset)
     fill.tasks(checked)
     fill.further_sets(checked, _members("dataset"), _preset)
     OmegaConf.set_struct(checked, True)
@@ -145,14 +148,25 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _preset(name: str) -> DictConfig:
-    """The config of a packaged data set (or one of the user's), by name."""
+def _preset(name: str, **settings: Any) -> DictConfig:
+    """The config of a packaged data set (or one of the user's), by name, with `settings` of its keys."""
     loader = GlobalHydra.instance().config_loader()
-    return merge_schema(loader.load_configuration("config", [f"dataset={name}"], RunMode.RUN)).dataset
+    cfg = loader.load_configuration("config", [f"dataset={name}"], RunMode.RUN)
+    for key, value in settings.items():
+        if key not in cfg.dataset:
+            raise _unknown_key(f"dataset.{key}", cfg.dataset)
+        OmegaConf.update(cfg, f"dataset.{key}", value, merge=True)
+    return merge_schema(cfg).dataset
 
 
 def _members(group: str) -> list[str]:
     return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
+@lru_cache(maxsize=1)
+def _default_choices() -> dict[str, Any]:
+    loader = GlobalHydra.instance().config_loader()
+    return dict(loader.load_configuration("config", [], RunMode.RUN).hydra.runtime.choices)
 
 
 @lru_cache(maxsize=64)

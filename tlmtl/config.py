@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dataset": (("tlmtl.data",), ("split_seed", "val_fraction", "test_fraction", "kinds", "cache")),
     "optimizer": (("torch.optim",), ("params",)),
     "schedule": (("tlmtl.optim",), ()),
-    "weighting": (("tlmtl.weighting",), ("tasks",)),
+    "weighting": (("tlmtl.weighting",), ("tasks", "steps_per_epoch")),
     "sharing": (("tlmtl.sharing",), ("encoder", "heads")),
     "term": (("tlmtl.terms",), ()),
     "fusion": (("tlmtl.fusion",), ()),

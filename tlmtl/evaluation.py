@@ -1,7 +1,7 @@
 """What a model says about a split, and the numbers that follow from it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -24,17 +24,14 @@ class Predictions:
     mask: dict[str, Tensor]
 
 
-def selection_score(
-    tasks: Mapping[str, Task], predictions: Predictions, metrics: Mapping[str, Mapping[str, float]]
-) -> float:
-    """What the best model is chosen by: the mean over primary tasks of 1 - loss / loss of the best constant predictor."""
-    scores = []
-    for name, task in tasks.items():
-        there = predictions.mask[name]
-        if (task.primary or not any(t.primary for t in tasks.values())) and there.any():
-            constant = task.constant_loss(predictions.targets[name][there])
-            scores.append(1 - metrics[name]["loss"] / max(constant, 1e-12))
-    return sum(scores) / len(scores) if scores else -math.inf
+def selection_score(task: Task, predictions: Predictions, metrics: Mapping[str, float]) -> float:
+    """How well a task does on a split, for choosing an epoch: 1 - loss / loss of the best constant predictor; 0 is as good
+    as that, 1 is perfect, NaN where no example has a label."""
+    there = predictions.mask[task.name]
+    if not there.any():
+        return math.nan
+    constant = task.constant_loss(predictions.targets[task.name][there])
+    return 1 - metrics["loss"] / max(constant, 1e-12)
 
 
 def measure(task: Task, predictions: Predictions) -> dict[str, float]:
@@ -52,24 +49,32 @@ def measure(task: Task, predictions: Predictions) -> dict[str, float]:
 def evaluate(
     model: nn.Module,
     stream: Stream,
-    tasks: Sequence[str],
+    tasks: Mapping[str, Task],
     autocast: Callable[[], AbstractContextManager],
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Predictions:
-    """What `model` says about every example of `stream`, in order, in eval mode; modes are put back afterwards."""
+    """What `model` says about every example of `stream`, in order, in eval mode; modes are put back afterwards.
+
+    A task of another data set may be among `tasks`: its head is asked, and no example has its label.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     names = list(tasks)
     outputs: dict[str, Tensor] = {}
+    targets: dict[str, Tensor] = {}
+    nothing = torch.zeros(len(stream), dtype=torch.bool)
     parts = torch.arange(len(stream)).split(EVALUATION_BATCH)
     for part, _ in ahead(lambda indices: stream.part(indices).to(device, memory_format), parts, stream.lookahead):
         with autocast():
             heads = model(part.input, names).heads
         # into one block each: many small ones would keep the large ones between them from being used again
         for name in names:
-            said = heads[name].float().cpu()
-            outputs.setdefault(name, torch.empty(len(stream), *said.shape[1:]))[part.index] = said
+            said, target = tasks[name].kept(heads[name].float(), part.targets.get(name))
+            outputs.setdefault(name, torch.empty(len(stream), *said.shape[1:]))[part.index] = said.cpu()
+            if name in stream.of_input and target is not None:
+                targets.setdefault(name, torch.empty(len(stream), *target.shape[1:]))[part.index] = target.cpu()
     for module, training in modes:
         module.training = training
-    return Predictions(outputs, {n: stream.targets[n] for n in names}, {n: stream.mask[n] for n in names})
+    targets = {n: targets.get(n, stream.targets.get(n, torch.zeros(len(stream), dtype=torch.int64))) for n in names}
+    return Predictions(outputs, targets, {n: stream.mask.get(n, nothing) for n in names})

@@ -9,13 +9,25 @@ from omegaconf.errors import GrammarParseError
 
 from tlmtl.errors import ConfigError, nearest
 
+JOINT = "tlmtl.data.joint.joint"
+
 
 def tasks(cfg: DictConfig) -> None:
     """Fill in the tasks of data sets whose tasks are found in the data (a table's columns)."""
     from tlmtl.data.dataset import with_tasks
 
-    for where in ("dataset", "source.dataset"):
+    parts = [
+        f"{where}.parts.{name}"
+        for where in ("dataset", "source.dataset")
+        if _is_joint(node := OmegaConf.select(cfg, where))
+        for name in node.parts
+    ]
+    for where in (*parts, "dataset", "source.dataset"):
         if (node := OmegaConf.select(cfg, where)) is not None:
+            if _is_joint(node) and not node.get("default_tasks"):
+                node.default_tasks = [
+                    f"{part}_{name}" for part in node.parts for name in node.parts[part].default_tasks
+                ]
             try:
                 filled = with_tasks(node, where, list(cfg.allow))
             except GrammarParseError as error:
@@ -26,6 +38,77 @@ def tasks(cfg: DictConfig) -> None:
             if filled is not node:
                 _check_names(filled, where)
             OmegaConf.update(cfg, where, filled, merge=False)
+
+
+def _is_joint(node: Any) -> bool:
+    return node is not None and node.get("_target_") == JOINT
+
+
+def parts(cfg: DictConfig, known: list[str], preset: Callable[..., DictConfig]) -> None:
+    """Put the configs of the data sets that `dataset.parts` of a joint one lists in its place, by name.
+
+    Arguments:
+        known: names of data sets.
+        preset: the config of one of them.
+
+    Raises ConfigError for what is no data set, and for a part named twice.
+    """
+    for where in ("dataset", "source.dataset"):
+        node = OmegaConf.select(cfg, where)
+        if not _is_joint(node):
+            continue
+        listed = node.get("parts")
+        items = [(str(n), v) for n, v in listed.items()] if OmegaConf.is_dict(listed) else _listed(listed, where)
+        found: dict[str, Any] = {}
+        for name, settings in items:
+            if name in found:
+                raise ConfigError(
+                    f"'{where}.parts' names '{name}' twice. Name one otherwise: {{NAME: {{from: {name}}}}}."
+                )
+            if not name.isidentifier():
+                raise ConfigError(
+                    f"A part's name at '{where}.parts' should be a word of letters and digits. Found '{name}'."
+                )
+            found[name] = _part(name, settings, f"{where}.parts", known, preset)
+            for key in ("labels_per_class", "label_fraction"):
+                if node.get(key) is not None:
+                    found[name].update({"labels_per_class": None, "label_fraction": None, key: node[key]})
+        if not found:
+            raise ConfigError(f"'{where}.parts' should list data sets. Known: {', '.join(known)}.")
+        filled = node.copy()
+        OmegaConf.set_struct(filled, False)
+        filled.parts = found
+        OmegaConf.update(cfg, where, filled, merge=False)
+
+
+def _listed(listed: Any, where: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for item in [listed] if isinstance(listed, str) else list(listed or []):
+        if isinstance(item, str):
+            found.append((item, {}))
+        elif OmegaConf.is_dict(item) and len(item) == 1:
+            found += [(str(name), settings) for name, settings in item.items()]
+        else:
+            raise ConfigError(
+                f"'{where}.parts' should list names of data sets, or {{NAME: {{from: DATASET, KEY: VALUE}}}}. Found {item}."
+            )
+    return found
+
+
+def _part(name: str, settings: Any, where: str, known: list[str], preset: Callable[..., DictConfig]) -> DictConfig:
+    """The config of one part: a data set's preset with the settings that are stated otherwise."""
+    given: dict[str, Any] = dict(settings or {})
+    if "_target_" in given:  # whole already
+        node = OmegaConf.create(given)
+    else:
+        base = str(given.pop("from", name))
+        if base not in known or base == "joint":
+            raise ConfigError(
+                f"'{where}' names '{base}', which is no data set.{nearest(base, known)} Known: {', '.join(known)}."
+            )
+        node = preset(base, **given)
+    OmegaConf.set_struct(node, False)
+    return node
 
 
 def _check_names(filled: DictConfig, where: str) -> None:
@@ -41,7 +124,7 @@ def _check_names(filled: DictConfig, where: str) -> None:
             )
 
 
-def further_sets(cfg: DictConfig, known: list[str], preset: Callable[[str], DictConfig]) -> None:
+def further_sets(cfg: DictConfig, known: list[str], preset: Callable[..., DictConfig]) -> None:
     """Put the configs of the data sets that `evaluate.also` lists in its place, by name.
 
     Arguments:

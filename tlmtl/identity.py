@@ -7,10 +7,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tlmtl.config import find_target
-from tlmtl.data.dataset import select_tasks
+from tlmtl.data.labels import select_tasks
 
 # What cannot change a result.
 IGNORED = ("hydra", "sweep", "logger", "output", "resume", "progress", "allow", "composed")
+HARD = "tlmtl.sharing.hard.HardSharing"
 
 
 def config_hash(cfg: DictConfig) -> str:
@@ -23,6 +24,21 @@ def group_id(cfg: DictConfig) -> str:
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     raw["seed"] = "any"
     return _hash(_what_matters(_resolved(raw)))
+
+
+def baseline_id(cfg: DictConfig) -> str:
+    """The same for runs that differ in nothing but seed, tasks, their weights, sharing and weighting: those that show what
+    sharing gained or cost a task."""
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    raw["seed"] = "any"
+    found = _what_matters(_resolved(raw))
+    for key in ("tasks", "sharing", "weighting", "fusion"):
+        found.pop(key, None)
+    found["dataset"].pop("default_tasks", None)
+    for task in found["dataset"].get("tasks", {}).values():
+        for key in ("weight", "primary"):
+            task.pop(key, None)
+    return _hash(found)
 
 
 def sweep_name(cfg: DictConfig, swept: list[str]) -> str:
@@ -57,7 +73,7 @@ def needs_source(cfg: DictConfig) -> bool:
 
 def chosen_tasks(cfg: DictConfig) -> list[str]:
     node = cfg.dataset
-    return select_tasks(cfg.tasks, list(node.get("tasks", {})), list(node.get("default_tasks", [])))
+    return select_tasks(cfg.tasks, node.get("tasks", {}), list(node.get("default_tasks", [])))
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
@@ -65,13 +81,18 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
     choices, source = cfg.composed.choices, needs_source(cfg)
     overrides = [item for item in cfg.composed.overrides if source or not item.lstrip("~").startswith("source.")]
     tasks = chosen_tasks(cfg)
+    weighed = len(tasks) > 1 and not _separates(cfg)
+    if not weighed or find_target(cfg.weighting, "weighting", "weighting", cfg.allow).scalar:
+        overrides = [item for item in overrides if not item.startswith("weighting.level=")]
+    if not weighed:
+        overrides = [item for item in overrides if not item.lstrip("~").startswith("weighting.")]
     return {
         "model": choices.get("model"),
         "source": choices.get("source") if source else "none",
         "strategy": choices.get("strategy"),
         "tasks": "+".join(tasks),
         "sharing": choices.get("sharing"),
-        "weighting": choices.get("weighting") if len(tasks) > 1 else None,
+        "weighting": choices.get("weighting") if weighed else None,
         "terms": "+".join(sorted(terms_of(cfg))) or None,
         "overrides": "; ".join(overrides) or None,
         "seed": cfg.seed,
@@ -83,6 +104,11 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
         "lr": cfg.optimizer.get("lr"),
         "weight_decay": cfg.optimizer.get("weight_decay"),
     }
+
+
+def _separates(cfg: DictConfig) -> bool:
+    """Whether every task has a model of its own, so that a weighting has nothing to weigh."""
+    return find_target(cfg.sharing, "sharing", "sharing", cfg.allow).separate
 
 
 def _optimizer(cfg: DictConfig) -> str | None:
@@ -105,7 +131,9 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
     for key in ("workers", "images_mb"):
         found["hardware"].pop(key, None)
     for node in (found["dataset"], found["source"].get("dataset") or {}):
-        node.pop("download", None)  # how the data came here
+        parts = node.get("parts") or {}
+        for one in (node, *(parts.values() if isinstance(parts, dict) else ())):
+            one.pop("download", None)  # how the data came here
     found["tasks"] = chosen_tasks(cfg)
     found["terms"] = OmegaConf.to_container(OmegaConf.create(terms_of(cfg)))
     found["strategy"] = {
@@ -116,7 +144,9 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
         found["source"] = None
     elif "dataset" in found["source"]:
         found["source"].pop("path", None)  # where the pre-trained source is kept
-    if len(found["tasks"]) == 1:
+    if len(found["tasks"]) == 1 and _separates(cfg):
+        found["sharing"] = {"_target_": HARD}  # one task has nothing to share
+    if len(found["tasks"]) == 1 or _separates(cfg):
         found["weighting"] = None
     elif find_target(cfg.weighting, "weighting", "weighting", cfg.allow).scalar:
         found["weighting"].pop("level", None)

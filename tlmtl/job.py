@@ -64,6 +64,7 @@ def _execute(
         started=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         config_hash=identity.config_hash(cfg),
         group_id=identity.group_id(cfg),
+        baseline_id=identity.baseline_id(cfg),
     )
     folder.write_config(cfg)
     parts = assemble(cfg)
@@ -83,10 +84,11 @@ def _execute(
         raise TrainingError(
             "Batch norm cannot train on a batch of one example here: train.batch_size=2 or more."
         ) from error
-    if not state.best_model:
+    if missing := [branch for branch in made.branches.tasks if branch not in state.best_step]:
+        of = f" of {', '.join(missing)}" if len(made.branches) > 1 else ""
         raise TrainingError(
-            "There is no best model: the loss on validation was never finite (try a smaller optimizer.lr), or no validation "
-            "example has a label of a primary task."
+            f"There is no best model{of}: the loss on validation was never finite (try a smaller optimizer.lr), or no "
+            "validation example has a label of a primary task."
         )
     made.model.load_state_dict(state.best_model)
     return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory)
@@ -101,7 +103,7 @@ class Recorder(Watch):
     def stepped(self, state: State, losses: Mapping[str, float]) -> None:
         self.progress.step(state.step, losses)
 
-    def evaluated(self, state: State, metrics: Mapping[str, Mapping[str, float]], score: float) -> None:
+    def evaluated(self, state: State, metrics: Mapping[str, Mapping[str, float]], scores: Mapping[str, float]) -> None:
         self.progress.evaluated(state.step, metrics)
 
     def save(self, state: State) -> None:
@@ -162,16 +164,23 @@ def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:
 
 
 def _opening(parts: Assembly, machine: hardware.Machine) -> str:
-    data, plan = parts.data, machine.plan
-    sizes = ", ".join(f"{len(where)} {split}" for split, where in data.splits.items())
-    lines = [
-        f"{plan['device']} with {plan['threads']} thread(s), {plan['precision']}; {sizes} examples; {parts.units.total} steps"
-    ]
+    plan = machine.plan
+    lines = [f"{plan['device']} with {plan['threads']} thread(s), {plan['precision']}; {parts.units.total} steps"]
+    for name, data in parts.data.items():
+        sizes = ", ".join(f"{len(where)} {split}" for split, where in data.splits.items())
+        lines.append(f"{sizes} examples" if len(parts.data) == 1 else f"{name}: {sizes} examples")
+        for task, (_, there) in data.labels("train").items():
+            if not there.all():
+                lines.append(f"task {task}: {int(there.sum())} of {len(there)} training examples have its label")
+    if parts.sampling is not None:
+        lines.append(parts.sampling.line(parts.sizes, parts.cfg.train.batch_size))
+    if not parts.weighting.scalar and not parts.groups.shared_at(0):
+        lines.append("No shared parameter trains at the start: the weighting is that of a plain sum until one does.")
     if parts.report and parts.source:
         lines.append(f"source {parts.source.about}: {parts.report.line()}")
         if parts.source.seen is None:
             lines.append("Whether test images were in the source's training cannot be known for this source.")
-    lines += data.examples.notes
+    lines += [note for data in parts.data.values() for note in data.examples.notes]
     for name, more in parts.further.items():
         lines += [
             f"evaluate.also.{name}: {note}" for note in [f"{len(more.splits['test'])} images", *more.examples.notes]

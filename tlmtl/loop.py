@@ -1,4 +1,4 @@
-"""The only training loop. It names no strategy, term or weighting: they reach it as plain objects.
+"""The only training loop. It names no strategy, term, weighting or sharing: they reach it as plain objects.
 
 In the order a reader expects: batch, which parameters train now, learning rate, forward, losses, terms, all finite?,
 backward, clip, step; now and then evaluate on validation and save.
@@ -9,35 +9,35 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlmtl.data.feed import ahead
-from tlmtl.data.streams import Batch, generator_for, plan
+from tlmtl.data.streams import Batch, generator_for
 from tlmtl.errors import TrainingError
 from tlmtl.evaluation import evaluate, measure, selection_score
-from tlmtl.models.encoder import encode
-from tlmtl.terms.base import Step, layers_of
+from tlmtl.forward import again, forward, losses_of, pieces_of, terms_of, total
 from tlmtl.training import Setup, State, Watch
 
 
 def fit(setup: Setup, state: State, watch: Watch) -> None:
     """Train from `state.step` until the run's end, or until validation stops getting better."""
-    if state.stopped:
+    if len(state.stopped) == len(setup.branches):
         return
     first = state.step
     with closing(ahead(lambda draw: _batch(setup, *draw), _draws(setup, state.step), setup.lookahead)) as feed:
         for batch, waited in feed:
             began = time.perf_counter()
             rate = setup.groups.begin(state.step, state.step == first)
-            losses = _step(setup, batch, state.step)
+            if state.stopped:
+                setup.branches.rest(state.stopped)
+            losses = _step(setup, batch, state)
             if setup.ema is not None:
                 setup.ema.update_parameters(setup.model)
             state.step += 1
-            state.examples += len(batch["target"].index)
-            for name, value in losses.items():
-                total, count = state.sums.get(name, (0.0, 0))
-                state.sums[name] = (total + value, count + 1)
+            for part in batch.values():
+                state.examples += len(part.index)
+                for task, count in part.labels.items():
+                    state.labels[task] = state.labels.get(task, 0) + count
             state.seconds["wait"] += waited
             state.seconds["train"] += waited + time.perf_counter() - began
             watch.stepped(state, losses)
@@ -45,16 +45,15 @@ def fit(setup: Setup, state: State, watch: Watch) -> None:
                 _validate(setup, state, watch, rate)
             if state.step % setup.checkpoint_every == 0 and state.step < setup.total:
                 watch.save(state)
-            if state.stopped:
+            if len(state.stopped) == len(setup.branches):
                 break
 
 
 def _draws(setup: Setup, step: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """What every step from `step` on draws from the streams."""
-    sizes = {name: len(stream) for name, stream in setup.streams.items()}
     while step < setup.total:
         epoch, offset = divmod(step, setup.steps_per_epoch)
-        draws = plan(sizes, setup.batch_size, setup.seed, epoch, setup.draw_weights)[offset:]
+        draws = setup.plan(epoch)[offset:]
         yield from zip(range(step, setup.total), draws, strict=False)
         step += len(draws)
 
@@ -68,71 +67,63 @@ def _batch(setup: Setup, step: int, draw: dict[str, Tensor]) -> Batch:
     return made
 
 
-def _step(setup: Setup, batch: Batch, number: int) -> dict[str, float]:
+def _step(setup: Setup, batch: Batch, state: State) -> dict[str, float]:
     """One update. Returns the losses and terms by name. Raises TrainingError when one is not finite."""
     setup.optimizer.zero_grad(set_to_none=True)
+    setup.weighting.begin_step()
     found: dict[str, float] = {}
-    pieces = {name: part.chunks(setup.accumulate) for name, part in batch.items()}
-    for i in range(len(pieces["target"])):
-        piece = {name: parts[min(i, len(parts) - 1)] for name, parts in pieces.items()}
-        losses, extra = _losses(setup, batch, piece, number)
+    pieces = pieces_of(setup, batch)
+    for piece in pieces:
+        outputs = forward(setup, piece, state)
+        losses = losses_of(setup, batch, piece, outputs)
+        extra = terms_of(setup, batch, piece, outputs, state.step)
         for name, loss in [*losses.items(), *extra.items()]:
             found[name] = found.get(name, 0.0) + (value := float(loss.detach()))
             if not math.isfinite(value):
                 what = "term" if name in extra else "loss of task"
                 raise TrainingError(
-                    f"The {what} '{name}' became {value} at step {number + 1} of {setup.total}. A smaller optimizer.lr, "
+                    f"The {what} '{name}' became {value} at step {state.step + 1} of {setup.total}. A smaller optimizer.lr, "
                     "train.clip=1.0 or a longer schedule.warmup may help."
                 )
-        total = torch.stack(list(extra.values())).sum() if extra else None
-        setup.weighting.backward(losses, total, setup.groups.shared)
+        features = next(iter(outputs.values())).features if len(outputs) == 1 else None
+        weights = setup.weighting.backward(losses, total(extra.values()), setup.groups.shared, features)
+        if len(setup.tasks) > 1:
+            state.note("weight", weights)
     if setup.clip is not None:
-        nn.utils.clip_grad_norm_([p for group in setup.optimizer.param_groups for p in group["params"]], setup.clip)
+        setup.branches.clip(setup.optimizer, setup.clip)
     setup.optimizer.step()
+    if setup.weighting.looks_again:
+        setup.weighting.after_step(again(setup, batch, pieces, state))
+    state.note("loss", found)
     return found
 
 
-def _losses(setup: Setup, batch: Batch, piece: Batch, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Task losses and terms of one piece of a batch, each scaled by its share, so that the pieces sum to the batch's."""
-    forward, layers = setup.forward or setup.model, layers_of(list(setup.terms.values()))
-    with setup.autocast():
-        outputs = {name: forward(part.input, list(part.targets), layers) for name, part in piece.items()}
-        theirs = {}
-        if setup.source_model is not None:
-            with torch.no_grad():
-                theirs = {name: encode(setup.source_model, part.input, layers) for name, part in piece.items()}
-    part = piece["target"]
-    losses = {}
-    for name, target in part.targets.items():
-        loss = setup.tasks[name].loss(outputs["target"].heads[name], target, part.mask[name])
-        whole = batch["target"].mask[name]
-        losses[name] = loss if part is batch["target"] else loss * (part.mask[name].sum() / whole.sum())
-    step = Step(setup.model, piece, outputs, theirs, number, setup.total)
-    share = len(part.index) / len(batch["target"].index)
-    return losses, {name: term(step) * share for name, term in setup.terms.items()}
-
-
 def _validate(setup: Setup, state: State, watch: Watch, rate: float) -> None:
-    """Evaluate on validation, keep the best model, and stop when it has not got better for `patience` steps."""
+    """Evaluate on validation, keep the best model, and stop what has not got better for `patience` steps."""
     began = time.perf_counter()
     model = setup.ema.module if setup.ema is not None else setup.model
-    predictions = evaluate(
-        model, setup.validation, list(setup.tasks), setup.autocast, setup.device, setup.memory_format
-    )
-    metrics = {name: measure(task, predictions) for name, task in setup.tasks.items()}
-    score = selection_score(setup.tasks, predictions, metrics)
-    epoch = state.step / setup.steps_per_epoch
-    rows = [("train", name, "loss", total / count) for name, (total, count) in state.sums.items()]
+    tasks = {name: setup.tasks[name] for name in setup.branches.active(setup.tasks, state.stopped)}
+    metrics, scores = {}, {}
+    for stream in setup.validation.values():
+        here = {name: tasks[name] for name in stream.targets if name in tasks}
+        said = evaluate(model, stream, here, setup.autocast, setup.device, setup.memory_format)
+        metrics.update({name: measure(task, said) for name, task in here.items()})
+        scores.update({name: selection_score(task, said, metrics[name]) for name, task in here.items()})
+    rows = [("train", task, name, s / n) for name, sums in state.sums.items() for task, (s, n) in sums.items()]
     rows += [("val", task, name, value) for task, values in metrics.items() for name, value in values.items()]
-    rows += [("train", "", "lr", rate), ("val", "", "score", score)]
-    state.history += [[state.step, epoch, *row] for row in rows]
+    rows.append(("train", "", "lr", rate))
+    reached = {}
+    for branch in [branch for branch in setup.branches.tasks if branch not in state.stopped]:
+        score = reached[branch] = setup.branches.score(branch, tasks, scores)
+        rows.append(("val", branch, "score", score))
+        if score > state.best_score.get(branch, -math.inf):
+            state.best_score[branch], state.best_step[branch] = score, state.step
+            setup.branches.keep(state.best_model, branch, model.state_dict())
+        elif setup.patience is not None and state.step - state.best_step.get(branch, 0) >= setup.patience:
+            state.stopped.append(branch)
+    state.history += [[state.step, state.step / setup.steps_per_epoch, *row] for row in rows]
     state.sums = {}
-    if score > state.best_score:
-        state.best_score, state.best_step = score, state.step
-        state.best_model = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
-    elif setup.patience is not None and state.step - state.best_step >= setup.patience:
-        state.stopped = True
     for term in setup.terms.values():
         term.after_validation(metrics)
     state.seconds["eval"] += time.perf_counter() - began
-    watch.evaluated(state, metrics, score)
+    watch.evaluated(state, metrics, reached)

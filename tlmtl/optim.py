@@ -175,9 +175,13 @@ class Groups:
                 made["lr"] = self.lr * group["scale"] * self.schedule(step - group["start"], window, self.units)
         if thawed:
             set_modes(self.model)
-            named = self.model.named_parameters()
-            self.shared = [p for name, p in named if p.requires_grad and not name.startswith("heads.")]
+            self.shared = self.shared_at(step)
         return self.lr * self.schedule(step, self.units.total, self.units)
+
+    def shared_at(self, step: int) -> list[nn.Parameter]:
+        """The parameters that all tasks share and that train at `step`."""
+        training = {id(p) for group in self.groups if step >= group["start"] for p in group["params"]}
+        return [p for name, p in self.model.named_parameters() if id(p) in training and not name.startswith("heads.")]
 
     def trained(self) -> int:
         """How many parameters of the model train at some time in the run."""

@@ -1,7 +1,7 @@
 """What a finished run leaves: the best model is evaluated, and its rows, predictions, model and record are written."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,10 +9,14 @@ from omegaconf import DictConfig
 from torch import nn
 
 from tlmtl import artifacts, hardware, identity, results
+from tlmtl.artifacts import Said
 from tlmtl.assemble import Assembly
 from tlmtl.data.dataset import Data
+from tlmtl.data.parts import together
 from tlmtl.data.streams import Stream
-from tlmtl.evaluation import Predictions, evaluate, measure
+from tlmtl.evaluation import evaluate, measure
+from tlmtl.fusion import TASK as FUSED
+from tlmtl.fusion import fused_metrics
 from tlmtl.results import RunFolder
 from tlmtl.tasks.base import Task
 from tlmtl.training import Setup, State
@@ -22,8 +26,8 @@ def hashes(parts: Assembly) -> dict[str, Any]:
     """What a run stands on: source parameters, data, the labelled examples it trains on."""
     return {
         "source_hash": parts.source.hash if parts.source else None,
-        "data_hash": parts.data.hash,
-        "subset_hash": parts.data.subset_hash,
+        "data_hash": together(data.hash for data in parts.data.values()),
+        "subset_hash": together(data.subset_hash for data in parts.data.values()),
     }
 
 
@@ -42,8 +46,10 @@ def finish(
     with results.timed(state.seconds, "eval"):
         sets = _said(parts, made)
     artifacts.write_predictions(folder.path / "predictions.parquet", sets)
-    shape = made.streams["target"].shape()
-    artifacts.write_model(folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shape)
+    first, data = next(iter(made.streams.values())), list(parts.data.values())
+    artifacts.write_model(
+        folder.path / "model.safetensors", cfg, parts.encoder, data, parts.source, model, first.shape()
+    )
     seconds, trained = state.seconds, parts.groups.trained()
     costs = {
         "steps": state.step,
@@ -57,15 +63,15 @@ def finish(
         "parameters": sum(p.numel() for p in model.parameters()),
         "parameters_trained": trained,
     }
-    own = {**hashes(parts), "skipped": parts.data.examples.skipped}
+    own = {**hashes(parts), "skipped": sum(data.examples.skipped for data in parts.data.values())}
     shared = {**row(cfg, folder, run_id, "done"), **machine.plan, **costs, **own, **results.provenance()}
-    folder.write_rows([shared | more for more in _measured(sets, parts)])
+    folder.write_rows([shared | more for more in _measured(sets, parts, state.labels)])
     folder.write_history(state.history)
     folder.update(
         status="done",
         finished=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-        best_step=state.best_step,
-        stopped_early=state.stopped,
+        best_step=next(iter(state.best_step.values())) if len(made.branches) == 1 else state.best_step,
+        stopped_early=bool(state.stopped) if len(made.branches) == 1 else state.stopped,
         costs=costs,
         hashes={**own, "further": {name: data.hash for name, data in parts.further.items()}},
         plan=machine.plan,
@@ -79,38 +85,48 @@ def finish(
     return model
 
 
-def _said(parts: Assembly, made: Setup) -> dict[str, tuple[Data, Predictions]]:
+def _said(parts: Assembly, made: Setup) -> list[Said]:
     """What the model says about validation, test and the further test sets (`test:NAME`): each is read once, here."""
+    fused = {name: parts.tasks[name] for name in parts.fusion.tasks} if parts.fusion else {}
 
-    def ask(data: Data, stream: Stream) -> tuple[Data, Predictions]:
-        found = evaluate(made.model, stream, list(data.tasks), made.autocast, made.device, made.memory_format)
-        return data, found
+    def ask(split: str, data: Data, stream: Stream) -> Said:
+        asked = {**data.tasks, **fused} if fused.keys() & data.tasks.keys() else data.tasks
+        found = evaluate(made.model, stream, asked, made.autocast, made.device, made.memory_format)
+        return Said(split, data, found, asked)
 
     preprocess = parts.encoder.preprocess
-    sets = {"val": ask(parts.data, made.validation), "test": ask(parts.data, parts.data.stream("test", preprocess))}
-    height, width = made.streams["target"].shape()[1:]
+    sets = [ask("val", data, made.validation[name]) for name, data in parts.data.items()]
+    sets += [ask("test", data, data.stream("test", preprocess)) for data in parts.data.values()]
+    height, width = next(iter(made.streams.values())).shape()[1:]
     as_trained = dataclasses.replace(
         preprocess, size=(height, width)
     )  # pictures of another shape, as `predict` has them
-    for name, data in parts.further.items():
-        sets[f"test:{name}"] = ask(data, data.stream("test", as_trained))
-    return sets
+    return sets + [ask(f"test:{name}", data, data.stream("test", as_trained)) for name, data in parts.further.items()]
 
 
-def _measured(sets: Mapping[str, tuple[Data, Predictions]], parts: Assembly) -> Iterator[dict[str, Any]]:
-    """By task, then by further test set and task, the cells of a row that say what was measured on what."""
-    found = {s: {name: measure(task, said) for name, task in data.tasks.items()} for s, (data, said) in sets.items()}
-    for name, task in parts.data.tasks.items():
-        yield _task(task) | _metrics(task, "val", found["val"][name]) | _metrics(task, "test", found["test"][name])
+def _measured(sets: Sequence[Said], parts: Assembly, labels: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """By task, then by fused task, then by further test set and task, the cells of a row that say what was measured."""
+    said = {(one.split, id(one.data)): one for one in sets}
     dataset = parts.cfg.composed.choices.get("dataset")
+    for data in parts.data.values():
+        val, test = said["val", id(data)], said["test", id(data)]
+        for task in data.tasks.values():
+            found = {one.split: measure(task, one.predictions) for one in (val, test)}
+            yield _task(task, labels) | _metrics(task, "val", found["val"]) | _metrics(task, "test", found["test"])
+        splits = {"val": val.predictions, "test": test.predictions}
+        for name, found in fused_metrics(parts.fusion, parts.tasks, splits).items():
+            task = parts.tasks[name]
+            cells = [cell for split, values in found.items() for cell in _metrics(task, split, values).items()]
+            yield {"task": FUSED.format(name), "kind": task.kind, "primary": False, **dict(cells)}
     for also, data in parts.further.items():
         about = {"dataset": f"{dataset}->{also}", "data_hash": data.hash, "skipped": data.examples.skipped}
-        for name, task in data.tasks.items():
-            yield _task(task) | about | _metrics(task, "test", found[f"test:{also}"][name])
+        for task in data.tasks.values():
+            found = measure(task, said[f"test:{also}", id(data)].predictions)
+            yield _task(task, labels) | about | _metrics(task, "test", found)
 
 
-def _task(task: Task) -> dict[str, Any]:
-    return {"task": task.name, "kind": task.kind, "primary": task.primary}
+def _task(task: Task, labels: Mapping[str, int]) -> dict[str, Any]:
+    return {"task": task.name, "kind": task.kind, "primary": task.primary, "labels_seen": labels.get(task.name, 0)}
 
 
 def _metrics(task: Task, split: str, found: Mapping[str, float]) -> dict[str, float | None]:
@@ -124,6 +140,7 @@ def row(cfg: DictConfig, folder: RunFolder, run_id: str, status: str, error: str
         "run_id": run_id,
         "config_hash": record.get("config_hash"),
         "group_id": record.get("group_id"),
+        "baseline_id": record.get("baseline_id"),
         "status": status,
         "error": error,
         "dataset": cfg.composed.choices.get("dataset"),

@@ -9,7 +9,7 @@ import tlmtl
 from tlmtl import files, identity
 from tlmtl.assemble import Assembly, assemble
 from tlmtl.config import Config, check_dataset
-from tlmtl.data.dataset import load
+from tlmtl.data.parts import streams_of, together
 from tlmtl.errors import ConfigError
 from tlmtl.job import execute
 from tlmtl.progress import choose
@@ -29,7 +29,8 @@ def with_source(cfg: DictConfig) -> DictConfig:
     place = files.cache_folder(cfg.output.cache)
     cache = files.make_folder(place / "sources", "output.cache")
     key = identity.config_hash(job)
-    data_hash = load(job.dataset, job.tasks, list(job.allow), place).hash
+    streams = streams_of(job.dataset, job.tasks, list(job.allow), place)
+    data_hash = together(data.hash for data in streams.values())
     path = cache / f"{key}_{data_hash}"
     with FileLock(cache / f"{path.name}.lock"):
         record = RunFolder(path).record
@@ -61,16 +62,18 @@ def source_config(cfg: DictConfig) -> DictConfig:
     node = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(node, dict)
     source = node["source"]
-    common, _ = check_dataset(cfg.source.dataset, "source.dataset")
+    check_dataset(cfg.source.dataset, "source.dataset")  # so that its keys are told in full
     job = OmegaConf.merge(
         OmegaConf.structured(Config),
         {
-            **{key: node[key] for key in ("model", "hardware", "weighting", "allow", "progress")},
+            **{key: node[key] for key in ("model", "hardware", "allow", "progress")},
+            "weighting": {"_target_": "tlmtl.weighting.static.Sum"},
+            "fusion": {"_target_": "tlmtl.fusion.no_fusion"},
             "sharing": {"_target_": "tlmtl.sharing.hard.HardSharing"},  # one source for every sharing of the target's
             "source": {"_target_": "tlmtl.models.source.no_source"},
             **{key: source[key] for key in ("dataset", "optimizer", "schedule", "train")},
             "strategy": {"init": "random", "rules": [{"params": "*"}]},
-            "tasks": list(common.default_tasks) or "default",
+            "tasks": source.get("tasks", "default"),
             "seed": source["seed"],
             "composed": {"choices": {"strategy": "pretrain", "model": cfg.composed.choices.get("model")}},
         },

@@ -1,6 +1,5 @@
 """What a training loop is given (`Setup`), what changes as it goes (`State`), and who looks on (`Watch`)."""
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from tlmtl.branches import Branches
 from tlmtl.data.streams import Stream
 from tlmtl.models.encoder import Output
 from tlmtl.optim import Groups
@@ -24,16 +24,16 @@ class Setup:
     """What stays the same for the whole run. Durations are in steps."""
 
     model: nn.Module
-    tasks: Mapping[str, Task]
-    streams: Mapping[str, Stream]  # training streams; "target" is the one an epoch goes through
-    validation: Stream
+    tasks: Mapping[str, Task]  # of all streams
+    streams: Mapping[str, Stream]  # training streams, each with the tasks of its data set
+    validation: Mapping[str, Stream]
+    plan: Callable[[int], list[dict[str, Tensor]]]  # what each step of an epoch draws from the streams
     weighting: Weighting
     terms: Mapping[str, Term]
     groups: Groups
     optimizer: Optimizer
     total: int
     steps_per_epoch: int
-    batch_size: int
     evaluate_every: int
     checkpoint_every: int
     seed: int
@@ -47,7 +47,10 @@ class Setup:
     patience: int | None = None
     lookahead: int = 0  # batches prepared in the background
     ema: AveragedModel | None = None
-    draw_weights: Tensor | None = None  # (n,): how likely each training example is drawn; None: each once an epoch
+    branches: Branches = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.branches = Branches(self.model)
 
 
 @dataclass
@@ -55,14 +58,23 @@ class State:
     """What changes from step to step, beside model and optimizer. All of it is in a checkpoint."""
 
     step: int = 0
-    stopped: bool = False
-    best_score: float = -math.inf
-    best_step: int = 0
+    stopped: list[str] = field(default_factory=list)  # branches that train no more
+    best_score: dict[str, float] = field(default_factory=dict)  # by branch
+    best_step: dict[str, int] = field(default_factory=dict)
     best_model: dict[str, Tensor] = field(default_factory=dict)
     history: list[list[Any]] = field(default_factory=list)  # step, epoch, split, task, name, value
-    sums: dict[str, tuple[float, int]] = field(default_factory=dict)  # losses since the last evaluation, how many
+    # since the last evaluation, by name ("loss", "weight") and task: sum and number
+    sums: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)
     examples: int = 0
+    labels: dict[str, int] = field(default_factory=dict)  # by task, how many labelled examples were seen
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "eval": 0.0, "wait": 0.0})
+
+    def note(self, name: str, values: Mapping[str, float]) -> None:
+        """Add to the sums that the next evaluation writes into the history."""
+        sums = self.sums.setdefault(name, {})
+        for task, value in values.items():
+            total, count = sums.get(task, (0.0, 0))
+            sums[task] = (total + value, count + 1)
 
 
 class Watch:
@@ -70,6 +82,9 @@ class Watch:
 
     def stepped(self, state: State, losses: Mapping[str, float]) -> None: ...
 
-    def evaluated(self, state: State, metrics: Mapping[str, Mapping[str, float]], score: float) -> None: ...
+    def evaluated(
+        self, state: State, metrics: Mapping[str, Mapping[str, float]], scores: Mapping[str, float]
+    ) -> None:
+        """Metrics by task; what the best epoch is chosen by, by branch."""
 
     def save(self, state: State) -> None: ...

@@ -4,8 +4,8 @@ What is drawn is a pure function of seed, stream and epoch, so that a resumed ru
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,17 +29,23 @@ class Part:
         targets: by task, (n,), or (n, K) for several labels. A task without a label in this part is left out.
         mask: by task, bool (n,): which of them have a label.
         index: int64 (n,): positions in the stream.
+        labels: by task, how many examples have its label.
     """
 
     input: Any
     targets: dict[str, Tensor]
     mask: dict[str, Tensor]
     index: Tensor
+    labels: dict[str, int] = field(default_factory=dict)
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Part":
         move = {name: t.to(device) for name, t in self.targets.items()}
         masks = {name: t.to(device) for name, t in self.mask.items()}
-        return Part(self.input.to(device, memory_format=memory_format), move, masks, self.index)
+        pixels = self.input.to(device, memory_format=memory_format)
+        for name in self.targets:
+            if self.targets[name] is self.input:  # what is to be reconstructed
+                move[name] = pixels
+        return Part(pixels, move, masks, self.index, self.labels)
 
     def chunks(self, n: int) -> list["Part"]:
         """This part in at most `n` pieces of nearly equal length."""
@@ -48,13 +54,14 @@ class Part:
         pieces = []
         for where in torch.arange(len(self.index)).tensor_split(min(n, len(self.index))):
             masks = {name: mask[where] for name, mask in self.mask.items()}
-            there = [name for name, mask in masks.items() if mask.any()]
+            labels = {name: count for name, mask in masks.items() if (count := int(mask.sum()))}
             pieces.append(
                 Part(
                     self.input[where],
-                    {name: self.targets[name][where] for name in there},
-                    {name: masks[name] for name in there},
+                    {name: self.targets[name][where] for name in labels},
+                    {name: masks[name] for name in labels},
                     self.index[where],
+                    labels,
                 )
             )
         return pieces
@@ -74,6 +81,7 @@ class Stream:
         augment: name of the random augmentation of training batches.
         keep: read all images now and keep them, resized; else each is read when a batch wants it, and what is in memory
             does not grow with the data set.
+        of_input: tasks whose target is the input itself (reconstruction).
     """
 
     def __init__(
@@ -86,9 +94,11 @@ class Stream:
         preprocess: Preprocess,
         augment: str = "none",
         keep: bool = True,
+        of_input: Collection[str] = (),
     ) -> None:
         self.name, self.images, self.where = name, images, where
         self.targets, self.mask, self.preprocess = targets, mask, preprocess
+        self.of_input = of_input
         self.complete = {task: bool(there.all()) for task, there in mask.items()}
         self.normalize, self.augment = Normalize(preprocess), augmentation(augment)
         self.kept = self._read() if keep and len(where) else None
@@ -118,12 +128,15 @@ class Stream:
         if generator is not None:
             pixels = self.augment(pixels, generator)
         mask = {task: there[indices] for task, there in self.mask.items()}
-        there = [task for task in mask if self.complete[task] or mask[task].any()]
+        found = {task: len(indices) if self.complete[task] else int(mask[task].sum()) for task in mask}
+        labels = {task: count for task, count in found.items() if count}
+        scaled = self.normalize(pixels)
         return Part(
-            self.normalize(pixels),
-            {task: self.targets[task][indices] for task in there},
-            {task: mask[task] for task in there},
+            scaled,
+            {task: scaled if task in self.of_input else self.targets[task][indices] for task in labels},
+            {task: mask[task] for task in labels},
             indices,
+            labels,
         )
 
 
@@ -155,22 +168,24 @@ def plan(
     drawn: list[dict[str, Tensor]] = [{} for _ in range(steps)]
     for name, size in sizes.items():
         if name == "target":
-            order = _order(seed, name, epoch, size) if weights is None else _draws(seed, name, epoch, weights)
-            for step, part in enumerate(order.tensor_split(steps)):
+            flow = order(seed, name, epoch, size) if weights is None else draws(seed, name, epoch, weights)
+            for step, part in enumerate(flow.tensor_split(steps)):
                 drawn[step][name] = part
             continue
         for step in range(steps):
             first = (epoch * steps + step) * batch_size
             passes = range(first // size, (first + batch_size - 1) // size + 1)
-            flow = torch.cat([_order(seed, name, number, size) for number in passes])
+            flow = torch.cat([order(seed, name, number, size) for number in passes])
             drawn[step][name] = flow[first - passes.start * size :][:batch_size]
     return drawn
 
 
-def _order(seed: int, stream: str, number: int, size: int) -> Tensor:
+def order(seed: int, stream: str, number: int, size: int) -> Tensor:
+    """The order in which a stream's examples come in its pass `number`: int64 (size,)."""
     return torch.randperm(size, generator=generator_for("order", seed, stream, number))
 
 
-def _draws(seed: int, stream: str, number: int, weights: Tensor) -> Tensor:
+def draws(seed: int, stream: str, number: int, weights: Tensor) -> Tensor:
+    """As many examples as there are, drawn with replacement, each as likely as its weight (n,) says: int64 (n,)."""
     generator = generator_for("draws", seed, stream, number)
     return torch.multinomial(weights, len(weights), replacement=True, generator=generator)

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 import tlmtl
-from tlmtl import files, identity
+from tlmtl import files, identity, outcome
 from tlmtl.assemble import assemble
 from tlmtl.errors import ConfigError
 from tlmtl.pretrain import check, with_source
@@ -116,7 +116,8 @@ def _check(cfg: DictConfig, label: str, seen: dict[str, Checked], with_sources: 
         except ConfigError as error:
             raise _named(error, label) from error
         further = {name: data.hash for name, data in parts.further.items()}
-        seen[group] = Checked(parts.threads, parts.data.hash, parts.source.hash if parts.source else None, further)
+        own = outcome.hashes(parts)
+        seen[group] = Checked(parts.threads, own["data_hash"], own["source_hash"], further)
     return seen[group]
 
 
