@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
+from tlmtl.models.by_task import part_of
 from tlmtl.models.encoder import Encoder
 from tlmtl.preprocess import Preprocess
 
@@ -72,15 +73,18 @@ def no_source() -> None:
     """`source=none`."""
 
 
-def from_run(path: str, min_loaded: float = 0.9, partial: bool = False) -> Source:
+def from_run(path: str, min_loaded: float = 0.9, partial: bool = False, task: str | None = None) -> Source:
     """`source=run`: the backbone of a finished run.
 
     Arguments:
         path: the run's folder.
+        task: whose encoder, where each task of that run had its own (sharing=none, cross_stitch); where they shared one,
+            it is that one for every task.
         min_loaded: share of the target backbone's parameters, 0 to 1, below which loading is an error.
         partial: also copy the overlapping part of parameters whose shapes differ.
 
-    Raises ConfigError for a folder that is no finished run or is broken.
+    Raises ConfigError for a folder that is no finished run or is broken, a task that the run had not, and none where one is
+    to be chosen.
     """
     check_share(min_loaded)
     folder = Path(path).expanduser()
@@ -89,9 +93,30 @@ def from_run(path: str, min_loaded: float = 0.9, partial: bool = False) -> Sourc
     state = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
     if not state:
         raise ConfigError(f"The source run {folder} has no backbone in its model.safetensors.")
+    about, told = f"run {folder.name}", meta.get("tasks")
+    tasks = list(told) if isinstance(told, dict) else []
+    if task is not None and task not in tasks:
+        raise ConfigError(
+            f"'source.task' should be a task of the source run {folder}: {', '.join(tasks)}. Found '{task}'."
+        )
+    if own := _with_encoders(state, tasks):
+        if task is None and len(own) > 1:
+            raise ConfigError(
+                f"Each task of the source run {folder} has an encoder of its own: {', '.join(own)}. Choose one, such as "
+                f"source.task={own[0]}."
+            )
+        prefix = f"{part_of(task or own[0])}."
+        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        about = f"{about}, task {task or own[0]}"
     seen, chosen = (tensors[name].numpy() if name in tensors else None for name in (SEEN, CHOSEN))
     seconds = (record.get("costs") or {}).get("train_seconds")
-    return Source(state, meta["preprocess"], seen, seconds, min_loaded, partial, f"run {folder.name}", chosen)
+    return Source(state, meta["preprocess"], seen, seconds, min_loaded, partial, about, chosen)
+
+
+def _with_encoders(state: dict[str, Tensor], tasks: list[str]) -> list[str]:
+    """The tasks that have an encoder of their own: all or none. Their names then come first in those of the parameters."""
+    prefixes = tuple(f"{part_of(task)}." for task in tasks)
+    return tasks if prefixes and all(name.startswith(prefixes) for name in state) else []
 
 
 def from_pretraining(

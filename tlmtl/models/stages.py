@@ -106,14 +106,11 @@ def _find(module: nn.Module, names: list[str], noise: Tensor) -> Stages | None:
     parts: list[list[str]] = []
     map, tall, height = noise, torch.cat([noise, noise], 2), noise.shape[2]
     channels: dict[str, int] = {}  # by the submodule that a map comes from
-    idle: set[str] = set()  # dropout and the like
     for name in names:
         one, other = _row(module, [name], map), _row(module, [name], tall)
         # A map has its channels second and is larger for a larger image; what is not is pooled.
         if one.ndim != 4 or one.shape[1] != other.shape[1] or one.shape[2] >= other.shape[2]:
             break
-        if torch.equal(one, map):
-            idle.add(name)
         map, tall, smaller, height = one, other, one.shape[2] < height, one.shape[2]
         if not parts or (smaller and _has_parameters(module, parts[-1])):
             parts.append([])
@@ -123,8 +120,9 @@ def _find(module: nn.Module, names: list[str], noise: Tensor) -> Stages | None:
         parts[-2:] = [parts[-2] + parts[-1]]
     if len(parts) > 1 and _is_plain(module, parts[0]) and not _is_plain(module, parts[1]):  # a stem before blocks
         parts[:2] = [parts[0] + parts[1]]
-    while parts and len(parts[-1]) > 1 and parts[-1][-1] in idle:  # dropout after the last block is one of features
+    while parts and _is_idle(module.get_submodule(parts[-1][-1])):  # dropout after the last block is one of features
         channels.pop(parts[-1].pop())
+        parts = [part for part in parts if part]
     if not parts:
         return None
     tail, expected = names[len(channels) :], module(noise)
@@ -155,6 +153,11 @@ def _trains_alike(made: Stages, module: nn.Module, noise: Tensor) -> bool:
 
 def _has_parameters(module: nn.Module, names: Sequence[str]) -> bool:
     return any(True for name in names for _ in module.get_submodule(name).parameters())
+
+
+def _is_idle(module: nn.Module) -> bool:
+    leaves = [m for m in module.modules() if not any(m.children())]
+    return all(isinstance(leaf, nn.Identity | nn.Dropout | nn.Dropout2d) for leaf in leaves)
 
 
 def _is_plain(module: nn.Module, names: Sequence[str]) -> bool:

@@ -1,13 +1,16 @@
 """The seam for how tasks share the encoder, and what its members stand on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from tlmtl.data.streams import seed_for
+from tlmtl.models.by_task import ByTask
 from tlmtl.models.encoder import Output
+from tlmtl.models.statistics import Statistics
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,7 +29,15 @@ class Sharing(nn.Module):
 
     one_feature = False
     separate = False
-    heads: "ByTask"
+    heads: ByTask
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics: Statistics | None = None  # of batch norms, where each part of a joint data set has its own
+
+    def on(self, part: str) -> AbstractContextManager[None]:
+        """Batch norms use the running statistics of this part of a joint data set while `with` lasts, if parts have any."""
+        return nullcontext() if self.statistics is None else self.statistics.of(part)
 
     def forward(self, input: Any, tasks: Sequence[str], layers: Sequence[str] = ()) -> Output:
         """Outputs of the heads of `tasks`, each (n, outputs), beside the features and `layers` they came from."""
@@ -35,25 +46,6 @@ class Sharing(nn.Module):
     def branches(self) -> dict[str, list[str]]:
         """Groups of tasks that share no parameter with one another, by name: {"": all tasks} where all share some."""
         return {"": list(self.heads)}
-
-
-class ByTask(nn.Module):
-    """Modules by task, in order. Unlike `nn.ModuleDict` it takes any name: a column of a table may be called `type`."""
-
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self._modules.update(modules)
-
-    def __getitem__(self, task: str) -> nn.Module:
-        found = self._modules[task]
-        assert found is not None
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)
 
 
 def fresh(name: str, make: Callable[[], M]) -> M:

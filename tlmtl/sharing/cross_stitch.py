@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
+from tlmtl.models.by_task import ByTask
 from tlmtl.models.encoder import Encoder, Output, recorded
 from tlmtl.models.stages import stages
-from tlmtl.sharing.base import ByTask, Sharing
+from tlmtl.sharing.base import Sharing
 from tlmtl.sharing.separate import copies, side_by_side
 
 
@@ -37,7 +38,8 @@ class CrossStitch(Sharing):
         if not 0 <= self_weight <= 1:
             raise ConfigError(f"'sharing.self_weight' should be a share from 0 to 1. Found {self_weight}.")
         self.stages = stages(encoder, "cross_stitch")
-        self.backbone, self.heads = ByTask(copies(encoder.module, list(heads))), ByTask(heads)
+        # Sorted, so that the alphas mean the same when the model is built again from a file that lists its tasks otherwise.
+        self.backbone, self.heads = ByTask(copies(encoder.module, sorted(heads))), ByTask(heads)
         self.shared = nn.ModuleList(
             Stitch(len(heads), channels if per_channel else 1, self_weight) for channels in self.stages.channels
         )

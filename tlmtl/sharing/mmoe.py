@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tlmtl.models.by_task import ByTask
 from tlmtl.models.encoder import Encoder, Output, encode
-from tlmtl.sharing.base import ByTask, Sharing, fresh
+from tlmtl.sharing.base import Sharing, fresh
 from tlmtl.sharing.experts import Gate, check_count, experts, mix
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
+from tlmtl.models.by_task import ByTask
 from tlmtl.models.encoder import Encoder, Output, recorded
 from tlmtl.models.stages import stages
-from tlmtl.sharing.base import ByTask, Sharing, fresh
+from tlmtl.sharing.base import Sharing, fresh
 
 
 class MTAN(Sharing):

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tlmtl.models.by_task import ByTask
 from tlmtl.models.encoder import Encoder, Output, encode
-from tlmtl.sharing.base import ByTask, Sharing, fresh
+from tlmtl.sharing.base import Sharing, fresh
 from tlmtl.sharing.experts import Gate, check_count, experts, mix
 
 
@@ -42,12 +43,13 @@ class PLE(Sharing):
         check_count("shared_experts", shared_experts, 1)
         check_count("hidden", hidden, 1, 100_000)
         self.backbone, self.heads = encoder.module, ByTask(heads)
+        # Tasks are sorted, so that a gate's weights mean the same when the model is built again from a file of another order.
         sizes = (own_experts, shared_experts, encoder.feature_size, hidden)
-        self.shared = nn.ModuleList(Level(i, list(heads), *sizes, last=i == levels - 1) for i in range(levels))
+        self.shared = nn.ModuleList(Level(i, sorted(heads), *sizes, last=i == levels - 1) for i in range(levels))
 
     def forward(self, input: Any, tasks: Sequence[str], layers: Sequence[str] = ()) -> Output:
         output = encode(self.backbone, input, layers)
-        mixed, common = dict.fromkeys(self.heads, output.features), output.features
+        mixed, common = dict.fromkeys(sorted(self.heads), output.features), output.features
         for level in self.shared:
             mixed, common = level(mixed, common, tasks)
         output.heads = {task: self.heads[task](mixed[task]) for task in tasks}

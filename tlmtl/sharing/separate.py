@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from tlmtl.models.by_task import ByTask
 from tlmtl.models.encoder import Encoder, Output, encode
-from tlmtl.sharing.base import ByTask, Sharing
+from tlmtl.sharing.base import Sharing
 
 
 class Separate(Sharing):
