@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import nothing_written, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -209,3 +210,35 @@ def test_a_fusion_is_built_from_its_config():
         build({"_target_": "tlmtl.fusion.vote", "task": ["left"]}, "fusion")
     with pytest.raises(ConfigError, match=r"Wrong value at 'fusion.tasks'"):
         build({"_target_": "tlmtl.fusion.vote", "tasks": "left"}, "fusion")
+
+
+def test_the_fused_rows_of_a_run_follow_from_its_file(main, tmp_path):
+    fused_tasks = ["digits_digit", "two_digits_left"]
+    said = main(
+        "train", "dataset=joint", "dataset.parts=[digits,two_digits]", f"tasks=[{','.join(fused_tasks)},two_digits_right]",
+        "strategy=from_scratch", "model.width=4", "train.epochs=1", "fusion=weighted",
+        f"fusion.tasks=[{','.join(fused_tasks)}]", "term=[deep_supervision,supcon]", "progress=false",
+    )  # fmt: skip
+    assert said.code == 0, said.all
+    run = tmp_path / "outputs" / "runs" / "latest"
+    rows = pd.read_csv(run / "results.csv").set_index("task")
+    read = tasks(**{name: map(str, range(10)) for name in fused_tasks})
+    again = fused_metrics(weighted(fused_tasks), read, stored(pd.read_parquet(run / "predictions.parquet"), read))
+    assert [f"fused:{name}" for name in again] == [name for name in rows.index if name.startswith("fused:")]
+    for name, splits in again.items():
+        assert not rows.primary[f"fused:{name}"] and rows.kind[f"fused:{name}"] == "classification"
+        for split, figures in splits.items():
+            for figure, value in figures.items():
+                assert rows[f"{split}/{figure}"][f"fused:{name}"] == value, (name, split, figure)
+    terms = pd.read_csv(run / "history.csv").query("split == 'train' and name == 'loss'").task
+    assert {"deep_supervision", "supcon"} <= set(terms)
+
+
+def test_a_wrong_fusion_is_told_before_the_run(main, tmp_path):
+    for override, message in (
+        ("fusion.tasks=[left,rigth]", "'fusion.tasks' names the unknown task 'rigth'. Did you mean 'right'?"),
+        ("fusion.tasks=[left,sum]", "'fusion.tasks' should name classifications. Found 'sum', a regression"),
+        ("seed=0", "'fusion.tasks' has no value. Set it on the command line: fusion.tasks=VALUE"),
+    ):
+        refused(main("train", "dataset=two_digits", "tasks=all", "fusion=vote", override), message)
+    nothing_written(tmp_path)

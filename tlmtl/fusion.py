@@ -169,10 +169,12 @@ def accuracies(fusion: Fusion, tasks: Mapping[str, Task], name: str, said: Predi
 
 
 def stored(frame: "pd.DataFrame", tasks: Mapping[str, Task]) -> dict[str, Predictions]:
-    """By split, what a run's `predictions.parquet` says of the classifications among `tasks`: what `fused_metrics` takes.
+    """By split, what a run's `predictions.parquet` says of the classifications `tasks`: what `fused_metrics` takes.
 
     Arguments:
-        frame: the rows of one data set, as stored: columns split, id, task, target (null where missing) and output.
+        frame: as stored: columns split, id, task, target (null where missing) and output. Of a joint data set it may hold
+            all parts: the heads of a fusion were asked about the examples of each.
+        tasks: those of the fusion; rows of others are passed over.
 
     Raises ValueError where the tasks of a split do not have the same ids in the same order. (An id alone is not enough: an
     example may be there twice.)
