@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
+
+from tlmtl.errors import ConfigError
+from tlmtl.tasks.base import Task
 
 
 class Weighting(nn.Module):
@@ -20,6 +24,10 @@ class Weighting(nn.Module):
     scalar = True
     level = "loss"
     looks_again = False
+
+    def begin_step(self) -> None:
+        """The loop says so before the first piece of each step: what counts steps and epochs, or is due once a step however
+        many pieces it has, goes by it."""
 
     def backward(
         self,
@@ -42,3 +50,25 @@ class Weighting(nn.Module):
 
     def after_step(self, losses_again: Mapping[str, Tensor]) -> None:
         """The losses of the same batch after the optimizer's step, by task, without a graph."""
+
+
+def add_gradient(losses: Mapping[str, Tensor], weights: Tensor, extra: Tensor | None) -> None:
+    """Add the gradient of sum_k w_k L_k + extra to `.grad`, in one backward pass.
+
+    Arguments:
+        weights: (K,), as many as losses and in their order.
+    """
+    parts = [] if extra is None else [extra]
+    if losses:
+        stacked = torch.stack(list(losses.values()))
+        parts.append((weights.to(stacked) * stacked).sum())
+    if parts:
+        torch.stack(parts).sum().backward()
+
+
+def refuse_weights(tasks: Mapping[str, Task], who: str) -> None:
+    """Raises ConfigError for a task's weight other than 1, where a weighting would pass it over."""
+    weights = {name: task.weight for name, task in tasks.items() if task.weight != 1}
+    if weights:
+        named = ", ".join(f"dataset.tasks.{name}.weight={weight}" for name, weight in weights.items())
+        raise ConfigError(f"{who}. Found {named}: use weighting=static.")
