@@ -26,6 +26,10 @@ NEEDS = {
     "dataset/folder": ["dataset.root=images"],
     "dataset/table": ["dataset.path=labels.csv"],
     "strategy/multitask": ["dataset=two_digits"],
+    **{
+        f"fusion/{how}": ["dataset=two_digits", "tasks=all", "fusion.tasks=[left,right]"]
+        for how in ("average", "weighted", "vote")
+    },
 }
 NOT_HERE = {"hardware/gpu", "hardware/mps"}
 DOWNLOADED = "tlmtl.data.public.public"  # built in test_public.py, from files of its own

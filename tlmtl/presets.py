@@ -14,6 +14,7 @@ GROUP_NAMES = {
     "weighting": "how several task losses become one update",
     "sharing": "how tasks share the encoder",
     "term": "extra losses, added with term=[a,b]",
+    "fusion": "how several heads become one prediction",
     "hardware": "where it runs",
     "experiment": "whole set-ups, added with +experiment=NAME",
 }
