@@ -26,7 +26,7 @@ def context(sharing=HardSharing, tasks=TASKS, width=4):
     torch.manual_seed(0)
     encoder = small_cnn(width=width)
     heads = {name: LinearHead(encoder.feature_size, task.outputs) for name, task in tasks.items()}
-    return Context(sharing(encoder, heads), encoder, tasks, {}, True)
+    return Context(sharing(encoder=encoder, heads=heads), encoder, tasks, {}, True)
 
 
 def part(n=8, tasks=TASKS, seed=1, missing=()):

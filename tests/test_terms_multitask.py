@@ -13,7 +13,11 @@ from tlmtl.errors import ConfigError
 from tlmtl.models.encoder import Encoder, Output
 from tlmtl.models.heads import LinearHead
 from tlmtl.preprocess import Preprocess
+from tlmtl.sharing.cross_stitch import CrossStitch
 from tlmtl.sharing.hard import HardSharing
+from tlmtl.sharing.mmoe import MMoE
+from tlmtl.sharing.mtan import MTAN
+from tlmtl.sharing.ple import PLE
 from tlmtl.sharing.separate import Separate
 from tlmtl.tasks.classification import Classification
 from tlmtl.tasks.reconstruction import Reconstruction
@@ -242,3 +246,21 @@ def test_a_task_that_has_stopped_early_adds_nothing():
         cut = Part(batch.input, {t: batch.targets[t] for t in ("other", "size")}, batch.mask, batch.index)
         alone = step(found.model, {"target": cut}, [term])
         assert term(now).item() == pytest.approx(term(alone).item(), rel=1e-6) and term(now).item() > 0.1
+
+
+@pytest.mark.parametrize("sharing", [HardSharing, Separate, CrossStitch, MMoE, MTAN, PLE], ids=lambda s: s.__name__)
+def test_every_term_works_with_every_sharing(sharing):
+    found = context(sharing)
+    source = copy.deepcopy(found.encoder.module).eval()
+    made = [ready(term, found) for term in terms()]
+    moved(found)
+    parts = {"one": part(6, ["type", "size"], 1), "two": part(9, ["other", "marks"], 2)}
+    now = step(found.model, parts, made, source)
+    values = [term(now) for term in made]
+    assert all(value.isfinite() and value > 0 for value in values)
+    torch.stack(values).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for term in made for p in term.parameters())
+    said = {
+        s: output.of(t).layers["block2"].mean((2, 3)) for s, output in now.outputs.items() for t in parts[s].targets
+    }
+    assert {tuple(pooled.shape) for pooled in said.values()} == {(6, 8), (9, 8)}

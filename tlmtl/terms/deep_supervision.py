@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from tlmtl.errors import ConfigError, nearest
+from tlmtl.models.by_task import ByTask
 from tlmtl.models.heads import LinearHead
-from tlmtl.sharing.base import ByTask, fresh
+from tlmtl.sharing.base import fresh
 from tlmtl.terms.base import Context, Needs, Step, Term
 from tlmtl.terms.setup import blank_output, chosen_tasks
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlmtl.errors import ConfigError
-from tlmtl.sharing.base import ByTask
+from tlmtl.models.by_task import ByTask
 from tlmtl.terms.base import Context, Needs, Step, Term
 from tlmtl.terms.setup import blank_output
 

@@ -12,8 +12,9 @@ class L2SP(Term):
 
     Li, Grandvalet & Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", eq. 2, where
     the backbone is what has a counterpart in the source; what is new are the heads and what tasks share beside the backbone
-    (`shared.*`: gates, experts, attention). As in its reference code, norms and biases are penalised too. Where tasks have
-    backbones of their own, each is held near the source, so that the penalty is the sum of those of separate runs.
+    (`shared.*`: gates, experts, attention, cross-stitch units). As in its reference code, norms and biases are penalised
+    too. Where tasks have backbones of their own, each is held near the source, so that the penalty is the sum of those of
+    separate runs.
 
     Arguments:
         alpha, beta: 0 or more.

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlmtl.errors import ConfigError
-from tlmtl.sharing.base import ByTask, fresh
+from tlmtl.models.by_task import ByTask
+from tlmtl.sharing.base import fresh
 from tlmtl.tasks.base import masked_mean
 from tlmtl.terms.base import Context, Step, Term
 from tlmtl.terms.setup import blank_output, chosen_tasks
