@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlmtl import files
 from tlmtl.data.dataset import Data
 from tlmtl.evaluation import Predictions
 from tlmtl.models.encoder import Encoder
 from tlmtl.models.source import CHOSEN, SEEN, Source
+from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
 
 
@@ -78,13 +79,14 @@ def write_model(
     path: Path,
     cfg: DictConfig,
     encoder: Encoder,
-    data: Sequence[Data],
+    data: Mapping[str, Data],
     source: Source | None,
-    model: nn.Module,
+    model: Sharing,
     shape: tuple[int, ...],
 ) -> None:
-    """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the model's config,
-    pre-processing, `shape` (C, H, W) of an input (of the first data set's), tasks with their classes and scales. The tensors
+    """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the configs of model, sharing and
+    heads, pre-processing, `shape` (C, H, W) of an input (of the first data set's), tasks with their classes and scales, and
+    `parts`, the tasks of each part of a joint data set whose parts have batch norm statistics of their own. The tensors
     `tlmtl.seen_inputs` and `tlmtl.chosen_inputs` hold hashes of every image that the parameters were trained on, and chosen
     by, their source's included, so that no later run is tested on one of them unawares."""
     from safetensors.torch import save_file
@@ -94,15 +96,17 @@ def write_model(
         (SEEN, "train", source.seen if source else None),
         (CHOSEN, "val", source.chosen if source else None),
     ):
-        mine = np.concatenate([one.input_hashes(split) for one in data])
+        mine = np.concatenate([one.input_hashes(split) for one in data.values()])
         tensors[key] = torch.from_numpy(np.sort(mine if theirs is None else np.union1d(mine, theirs)))
     about: dict[str, Any] = {
         "model": OmegaConf.to_container(cfg.model, resolve=True),
         "sharing": OmegaConf.to_container(cfg.sharing, resolve=True),
-        "channels": data[0].channels,
+        "head": OmegaConf.to_container(cfg.head, resolve=True),
+        "channels": next(iter(data.values())).channels,
         "shape": list(shape),
         "preprocess": encoder.preprocess.as_dict(),
-        "tasks": {name: task.describe() for one in data for name, task in one.tasks.items()},
+        "tasks": {name: task.describe() for one in data.values() for name, task in one.tasks.items()},
+        "parts": {} if model.statistics is None else {name: list(one.tasks) for name, one in data.items()},
     }
     metadata = {"tlmtl": json.dumps(about, sort_keys=True)}  # one entry: safetensors writes several in any order
     files.write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

@@ -46,10 +46,8 @@ def finish(
     with results.timed(state.seconds, "eval"):
         sets = _said(parts, made)
     artifacts.write_predictions(folder.path / "predictions.parquet", sets)
-    first, data = next(iter(made.streams.values())), list(parts.data.values())
-    artifacts.write_model(
-        folder.path / "model.safetensors", cfg, parts.encoder, data, parts.source, model, first.shape()
-    )
+    shape = next(iter(made.streams.values())).shape()
+    artifacts.write_model(folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shape)
     seconds, trained = state.seconds, parts.groups.trained()
     costs = {
         "steps": state.step,

@@ -8,15 +8,18 @@ from typing import Any, TypeVar
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor, nn
+from torch import Tensor
 
-from tlmtl.config import build
+from tlmtl.config import build, typed
 from tlmtl.data.decode import decode_fast
 from tlmtl.errors import ConfigError
 from tlmtl.models.encoder import Encoder
-from tlmtl.models.heads import LinearHead
+from tlmtl.models.heads import make_head
 from tlmtl.models.source import CHOSEN, SEEN, read_model, read_record
+from tlmtl.models.statistics import Statistics
 from tlmtl.preprocess import SIDE, Normalize, Preprocess, cover, is_side
+from tlmtl.schema import Head
+from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.kinds import task_from
 
@@ -31,13 +34,15 @@ class Trained:
         preprocess: what its parameters expect of an image.
         channels: of the images it was trained on, 1 (grey) or 3.
         size: height and width of its inputs.
+        parts: by part of a joint data set, its tasks.
     """
 
-    model: nn.Module
+    model: Sharing
     tasks: dict[str, Task]
     preprocess: Preprocess
     channels: int
     size: tuple[int, int]
+    parts: dict[str, list[str]]
 
     def read(self, path: str) -> Tensor:
         """An image file as uint8 (1, C, H, W) of the model's size. Raises OSError for what is no whole image."""
@@ -58,16 +63,20 @@ def load(folder: Path, allow: list[str]) -> Trained:
     for name in (SEEN, CHOSEN):
         tensors.pop(name, None)
     try:
-        tasks, channels, size = _described(about)
-        nodes = {key: OmegaConf.create(about[key]) for key in ("model", "sharing")}
+        tasks, channels, size, parts = _described(about)
+        nodes = {key: OmegaConf.create(about[key]) for key in ("model", "sharing", "head")}
     except (KeyError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
         said = error if type(error) is ValueError else _told(error)
         raise ConfigError(f"{folder}/model.safetensors does not say what is needed to predict: {said}.") from error
     try:
         encoder = _made(Encoder, build(nodes["model"], "model", allow=allow, channels=channels), "model")
-        heads: dict[str, Any] = {name: LinearHead(encoder.feature_size, task.outputs) for name, task in tasks.items()}
+        settings = typed(Head, nodes["head"], "head")
+        shape = (channels, *size)
+        heads = {name: make_head(task, encoder.feature_size, shape, settings) for name, task in tasks.items()}
         shared = build(nodes["sharing"], "sharing", allow=allow, encoder=encoder, heads=heads)
-        model: nn.Module = _made(nn.Module, shared, "sharing")
+        model: Sharing = _made(Sharing, shared, "sharing")
+        if parts:
+            model.statistics = Statistics(model, list(parts))
     except (TypeError, ValueError, AttributeError, RuntimeError, OmegaConfBaseException) as error:
         raise ConfigError(
             f"The model that {folder}/model.safetensors tells of cannot be built: {_told(error)}."
@@ -78,23 +87,31 @@ def load(folder: Path, allow: list[str]) -> Trained:
         raise ConfigError(
             f"{folder}/model.safetensors does not fit its own model: {str(error).splitlines()[-1].strip()}"
         ) from error
-    return Trained(model.eval(), tasks, about["preprocess"], channels, size)
+    return Trained(model.eval(), tasks, about["preprocess"], channels, size, parts or {"": list(tasks)})
 
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"
 
 
-def _described(about: Mapping[str, Any]) -> tuple[dict[str, Task], int, tuple[int, int]]:
-    """Tasks, channels, and height and width of the inputs. Raises ValueError for what no run writes."""
-    told, channels, shape = about["tasks"], about["channels"], about["shape"]
+def _described(about: Mapping[str, Any]) -> tuple[dict[str, Task], int, tuple[int, int], dict[str, list[str]]]:
+    """Tasks, channels, height and width of the inputs, and the tasks of each part. Raises ValueError for what no run writes."""
+    told, channels, shape, parts = about["tasks"], about["channels"], about["shape"], about["parts"]
     if not isinstance(told, Mapping) or not told or not all(isinstance(one, Mapping) for one in told.values()):
         raise ValueError(f"its tasks should be a mapping from names to what each is, found {told!r}")
     if isinstance(channels, bool) or channels not in (1, 3):
         raise ValueError(f"its channels should be 1 (grey) or 3 (colour), found {channels!r}")
     if not isinstance(shape, list) or len(shape) < 2 or not all(map(is_side, shape[-2:])):
         raise ValueError(f"its shape should end in height and width, 1 to {SIDE} pixels, found {shape!r}")
-    return {name: task_from(name, one) for name, one in told.items()}, channels, (shape[-2], shape[-1])
+    lists: list[Any] = list(parts.values()) if isinstance(parts, dict) else [None]
+    if not all(isinstance(one, list) for one in lists) or (
+        parts and sorted(n for one in lists for n in one) != sorted(told)
+    ):
+        raise ValueError(
+            f"its parts should be a mapping from names to tasks, each task in one of them, found {parts!r}"
+        )
+    tasks = {name: task_from(name, one) for name, one in told.items()}
+    return tasks, channels, (shape[-2], shape[-1]), parts
 
 
 def _made(kind: type[T], found: Any, key: str) -> T:
@@ -111,10 +128,14 @@ class Engine:
         # a copy of the weights in the order that convolutions on colour images are fastest in; the numbers agree to 1e-6
         self.format = torch.channels_last if trained.channels == 3 else torch.contiguous_format
         self.model = trained.model.to(self.device).to(memory_format=self.format)
-        self.tasks, self.normalize = trained.tasks, Normalize(trained.preprocess)
+        self.tasks, self.parts = trained.tasks, trained.parts
+        self.normalize = Normalize(trained.preprocess)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         inputs = self.normalize(images.to(self.device)).contiguous(memory_format=self.format)
-        heads = self.model(inputs, list(self.tasks)).heads
-        return {name: task.own_unit(heads[name]).cpu() for name, task in self.tasks.items()}
+        found: dict[str, Tensor] = {}
+        for part, tasks in self.parts.items():
+            with self.model.on(part):
+                found |= self.model(inputs, tasks).heads
+        return {name: task.own_unit(task.kept(found[name], inputs)[0]).cpu() for name, task in self.tasks.items()}
