@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tlmtl import artifacts
 from tlmtl.errors import ConfigError
 from tlmtl.evaluation import Predictions, measure, selection_score
+from tlmtl.schema import Task
 from tlmtl.tasks.classification import Classification
 from tlmtl.tasks.kinds import KINDS, make_task, task_from
 from tlmtl.tasks.multilabel import Multilabel
@@ -33,8 +34,7 @@ def noise(n: int, k: int, seed: int = 0) -> torch.Tensor:
 
 
 def make(kind: str, column, classes=None, **more):
-    node = SimpleNamespace(**{"kind": kind, "metrics": [], "primary": True, "weight": 1.0, **more})
-    return make_task("m", node, np.asarray(column), classes)
+    return make_task("m", Task(kind=kind, **more), np.asarray(column), classes)
 
 
 # multilabel
@@ -127,9 +127,9 @@ def test_multilabel_in_selection():
     target, mask = marks().encode(np.array([[1, 0, 1], [NAN] * 3, [0, 0, 1], [1, 1, 0], [0, 1, 1]], np.float32))
     rate = target[mask].mean(0)
     base = Predictions({"m": rate.logit().expand(5, -1)}, {"m": target}, {"m": mask})
-    found = {"m": measure(marks(), base)}
-    assert found["m"]["loss"] == pytest.approx(marks().constant_loss(target[mask]), rel=1e-6)
-    assert selection_score({"m": marks()}, base, found) == pytest.approx(0, abs=1e-6)
+    found = measure(marks(), base)
+    assert found["loss"] == pytest.approx(marks().constant_loss(target[mask]), rel=1e-6)
+    assert selection_score(marks(), base, found) == pytest.approx(0, abs=1e-6)
 
 
 # making tasks
@@ -218,12 +218,8 @@ def written(path, **tasks):
     for name, (task, column) in tasks.items():
         targets[name], masks[name] = task.encode(np.array(column))
         outputs[name] = noise(len(column), task.outputs)
-    data = SimpleNamespace(
-        examples=SimpleNamespace(ids=["one", "two"]),
-        splits={"test": [0, 1]},
-        tasks={n: t for n, (t, _) in tasks.items()},
-    )
-    artifacts.write_predictions(path, {"test": (data, Predictions(outputs, targets, masks))})
+    data = SimpleNamespace(ids=["one", "two"], splits={"test": [0, 1]}, tasks={n: t for n, (t, _) in tasks.items()})
+    artifacts.write_predictions(path, [artifacts.Said("test", data, Predictions(outputs, targets, masks), data.tasks)])
     table = pq.read_table(path)
     return table.column_names, {
         name: [row for row in table.to_pylist() if row["task"] == name] for name in data.tasks
@@ -251,14 +247,13 @@ def test_regression_metrics_hold_far_from_zero(mean, std):
     random = np.random.default_rng(0)
     target = random.normal(mean, std, 500)
     said = target + random.normal(0, std / 2, 500)
-    task = make_task(
-        "t", SimpleNamespace(kind="regression", metrics=["r2", "mse", "mae"], primary=True, weight=1.0), target, None
-    )
+    task = make("regression", target, metrics=["r2", "mse", "rmse", "mae"])
     encoded, there = task.encode(target)
     stored = task.own_unit(torch.from_numpy((said - task.mean) / task.std)[:, None])
     found = task.measure(stored, task.own_target(encoded))
     assert there.all() and found["r2"] == pytest.approx(r2_score(target, said), abs=1e-5)
     assert found["mse"] == pytest.approx(mean_squared_error(target, said), rel=1e-4)
+    assert found["rmse"] == pytest.approx(mean_squared_error(target, said) ** 0.5, rel=1e-4)
 
 
 def test_classes_without_examples_are_left_out_of_the_mean():
@@ -278,7 +273,4 @@ def test_classes_without_examples_are_left_out_of_the_mean():
 def test_a_constant_target_is_not_scaled_up():
     column = np.full(50, 0.1)
     column[::2] += 1e-17
-    assert (
-        make_task("t", SimpleNamespace(kind="regression", metrics=[], primary=True, weight=1.0), column, None).std
-        == 1.0
-    )
+    assert make("regression", column).std == 1.0

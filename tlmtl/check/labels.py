@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tlmtl.check.finding import Finding, some
-from tlmtl.data.dataset import check_seen
 from tlmtl.data.examples import Examples
+from tlmtl.data.labels import check_seen
 from tlmtl.errors import ConfigError
 from tlmtl.tasks.kinds import make_task
 

@@ -15,8 +15,9 @@ from tlmtl.check.labels import Labels
 from tlmtl.config import build, check_dataset, find_target
 from tlmtl.data import duplicates
 from tlmtl.data.augment import augmentation
-from tlmtl.data.dataset import labelled, plain, select_tasks, shared_settings
+from tlmtl.data.dataset import labelled, plain, shared_settings
 from tlmtl.data.examples import SPLITS, Examples
+from tlmtl.data.labels import columns_of, select_tasks, with_reconstruction
 from tlmtl.data.splits import divide_copies
 from tlmtl.errors import ConfigError
 from tlmtl.preprocess import Preprocess
@@ -51,10 +52,10 @@ def survey(cfg: DictConfig) -> Survey:
 
     Raises ConfigError for a wrong config, and for data that cannot be read at all.
     """
-    common, _ = check_dataset(cfg.dataset, "dataset")
+    common, _ = check_dataset(with_reconstruction(cfg.dataset), "dataset")
     duplicates.check_setting(common.on_duplicate)
     augmentation(common.augment)
-    chosen = select_tasks(cfg.tasks, list(common.tasks), list(common.default_tasks))
+    chosen = select_tasks(cfg.tasks, common.tasks, list(common.default_tasks))
     examples, said = _read(cfg)
     preprocess = encoder_of(cfg, examples.images.channels).preprocess
     splits, divided, undivided = _divide(examples, common)
@@ -68,13 +69,18 @@ def survey(cfg: DictConfig) -> Survey:
     if len(kept) < len(splits["train"]):
         counted = {"train": splits["train"], "kept": kept, **splits}
     tasks = []
-    for name, settings in common.tasks.items():
-        column = settings.target or name
+    for name, column in columns_of(common).items():
+        settings = common.tasks[name]
         if column not in examples.columns:
             text = (
                 f"Task '{name}' reads the column '{column}', which is not there. Found: {', '.join(examples.columns)}."
             )
-            said.append(Finding(text, advice=f"Set dataset.tasks.{name}.target.", refused=True))
+            advice = f"Set dataset.tasks.{name}.target."
+            if examples.no_labels:
+                if name not in chosen:
+                    continue
+                text, advice = examples.no_labels, "tasks=[reconstruction] needs no labels."
+            said.append(Finding(text, advice=advice, refused=name in chosen))
             continue
         values, classes = examples.columns[column], examples.classes.get(column)
         tasks.append(labels.count(str(name), settings.kind, name in chosen, values, classes, counted))

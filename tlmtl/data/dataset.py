@@ -1,5 +1,6 @@
 """From `cfg.dataset` to streams: examples of a family, their splits, the labelled subset, the tasks, and all hashes."""
 
+import copy
 import hashlib
 import json
 import os
@@ -18,11 +19,20 @@ from tlmtl.config import build, check_dataset, keywords
 from tlmtl.data import duplicates, known
 from tlmtl.data.augment import augmentation
 from tlmtl.data.examples import Examples
+from tlmtl.data.labels import (
+    check_column,
+    check_seen,
+    columns_of,
+    select_tasks,
+    with_labels,
+    with_reconstruction,
+    without_labels,
+)
 from tlmtl.data.splits import divide_copies
 from tlmtl.data.streams import Stream
 from tlmtl.data.subset import subset
-from tlmtl.errors import ConfigError, nearest
 from tlmtl.preprocess import Preprocess
+from tlmtl.schema import RECONSTRUCTION
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.kinds import make_task
 
@@ -42,6 +52,12 @@ class Data:
     subset_hash: str  # of the training examples that are kept
     in_memory: int = 2 * 2**30  # bytes up to which resized images are kept
     on_duplicate: str = "error"
+    part: str = ""  # what it is called among the parts of a joint data set
+
+    @property
+    def ids(self) -> list[str]:
+        """The names of all examples, told apart from those of other parts."""
+        return [f"{self.part}/{name}" for name in self.examples.ids] if self.part else self.examples.ids
 
     @property
     def channels(self) -> int:
@@ -61,12 +77,14 @@ class Data:
             preprocess,
             self.augment,
             keep=size <= self.in_memory,
+            of_input=[name for name, task in self.tasks.items() if task.of_input],
+            part=self.part,
         )
 
     def labels(self, split: str) -> dict[str, tuple[Tensor, Tensor]]:
-        """By task: the targets of a split, (n,) or (n, K), and which are there, bool (n,)."""
+        """By task that has labels: the targets of a split, (n,) or (n, K), and which are there, bool (n,)."""
         where = torch.from_numpy(self.splits[split])
-        return {name: (self.targets[name][where], self.mask[name][where]) for name in self.tasks}
+        return {name: (target[where], self.mask[name][where]) for name, target in self.targets.items()}
 
     def input_hashes(self, *splits: str) -> np.ndarray:
         """int64: the hashes of the images of these splits."""
@@ -81,37 +99,43 @@ def load(node: DictConfig, tasks: Any, allow: list[str], cache: Path | None = No
         allow: packages of the user's own that a `_target_` may name.
         cache: the folder where what was found out about files is kept.
 
-    Raises ConfigError for an unknown task, a class too small to split, a class that is tested and not trained on, copies
-    across splits, more labels asked for than there are.
+    Raises ConfigError for an unknown task, a task whose labels are not there, a class too small to split, a class that is
+    tested and not trained on, copies across splits, more labels asked for than there are, and a validation split without a
+    label to choose the best epoch by.
     """
-    common, family = check_dataset(node, "dataset")
+    common, family = check_dataset(with_reconstruction(node), "dataset")
     shared = {**shared_settings(common), "fold": common.fold, "on_duplicate": common.on_duplicate}
     examples, splits, data_hash = _examples(
         json.dumps([plain(family), shared], sort_keys=True), tuple(allow), _stamp(family), cache
     )
     augmentation(common.augment)
-    chosen = select_tasks(tasks, list(common.tasks), list(common.default_tasks))
-    columns = {name: common.tasks[name].target or name for name in common.tasks}
-    for name, column in columns.items():
-        if column not in examples.columns:
-            raise ConfigError(
-                f"'dataset.tasks.{name}' reads the column '{column}', which is not there."
-                f"{nearest(column, list(examples.columns))} Found: {', '.join(examples.columns)}."
-            )
+    chosen = select_tasks(tasks, common.tasks, list(common.default_tasks), examples.no_labels)
+    columns = columns_of(common)
     train = labelled(examples, common, splits["train"])
-    made = {}
+    made: dict[str, Task] = {}
     for name in chosen:
+        settings = common.tasks[name]
+        if settings.primary is None:
+            settings.primary = settings.kind != RECONSTRUCTION or len(chosen) == 1
+        if name not in columns:
+            made[name] = make_task(name, settings, None, None)
+            continue
+        check_column(examples, name, columns[name])
         check_seen(examples, splits, columns[name])
         column = examples.columns[columns[name]]
-        made[name] = make_task(name, common.tasks[name], column[train], examples.classes.get(columns[name]))
-    encoded = {name: task.encode(examples.columns[columns[name]]) for name, task in made.items()}
+        made[name] = make_task(name, settings, column[train], examples.classes.get(columns[name]))
+    encoded = {name: task.encode(examples.columns[columns[name]]) for name, task in made.items() if not task.of_input}
+    everywhere = torch.ones(len(examples), dtype=torch.bool)
+    mask = {name: everywhere if task.of_input else encoded[name][1] for name, task in made.items()}
+    examples = copy.copy(examples)  # which is shared by all that load these data
+    examples.notes = examples.notes + without_labels(made, mask, splits)
     return Data(
         examples,
         {**splits, "train": train},
         made,
         {name: target for name, (target, _) in encoded.items()},
-        {name: mask for name, (_, mask) in encoded.items()},
-        {name: columns[name] for name in made},
+        mask,
+        {name: columns[name] for name in encoded},
         common.augment,
         data_hash,
         digest(examples.hashes[train], train),
@@ -121,29 +145,29 @@ def load(node: DictConfig, tasks: Any, allow: list[str], cache: Path | None = No
 
 def with_tasks(node: DictConfig, where: str, allow: list[str]) -> DictConfig:
     """A data set's node with the tasks that its family finds in the data: what `tasks_of`, beside the family's function and
-    with its settings, makes of those that are stated. Families without it come back as they are."""
+    with its settings, makes of those that are stated. Every data set has a reconstruction, too."""
     common, family = check_dataset(node, where)
     target, settings = keywords(OmegaConf.create(family), "dataset", where, allow)
     tasks_of = getattr(sys.modules[target.__module__], "tasks_of", None)
     if tasks_of is None:
-        return node
+        return with_reconstruction(node)
     stated: Any = OmegaConf.to_container(node.tasks, resolve=True)
     found = tasks_of(stated, **settings)
     filled = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("tasks", "default_tasks")])
     OmegaConf.set_struct(filled, False)
-    filled.tasks, filled.default_tasks = found, list(common.default_tasks) or list(found)
-    return filled
+    filled.tasks, filled.default_tasks = found, list(common.default_tasks) or with_labels(found)
+    return with_reconstruction(filled)
 
 
 def shared_settings(common: DictConfig) -> dict[str, Any]:
     """What every family is given of the common settings, if it asks for it."""
-    kinds = {common.tasks[name].target or name: common.tasks[name].kind for name in common.tasks}
+    kinds = {column: common.tasks[name].kind for name, column in columns_of(common).items()}
     return {**{key: common[key] for key in ("split_seed", "val_fraction", "test_fraction")}, "kinds": kinds}
 
 
 def labelled(examples: Examples, common: DictConfig, train: np.ndarray) -> np.ndarray:
     """The training examples that `labels_per_class` or `label_fraction` keep, by the first task with one class each."""
-    columns = [common.tasks[name].target or name for name in common.tasks]
+    columns = columns_of(common).values()
     anchor = next((c for c in columns if c in examples.classes and examples.columns[c].ndim == 1), None)
     return subset(
         train,
@@ -153,41 +177,6 @@ def labelled(examples: Examples, common: DictConfig, train: np.ndarray) -> np.nd
         common.subset_seed,
         examples.classes.get(anchor or ""),
     )
-
-
-def check_seen(examples: Examples, splits: dict[str, np.ndarray], column: str) -> None:
-    """Raises ConfigError for a class in val or test that train has no example of."""
-    labels = examples.columns[column]
-    if column not in examples.classes or labels.ndim > 1:
-        return
-    for split in ("val", "test"):
-        stray = np.setdiff1d(labels[splits[split]], labels[splits["train"]])
-        if len(stray := stray[stray >= 0]):
-            names = ", ".join(examples.classes[column][i] for i in stray[:5])
-            raise ConfigError(
-                f"The {split} split has classes of '{column}' that the training split has no example of: {names}"
-                f"{', ...' if len(stray) > 5 else ''}. Add training examples of them, leave them out, or (where the splits "
-                "are cut for you) try another dataset.split_seed."
-            )
-
-
-def select_tasks(wanted: Any, known: list[str], default: list[str]) -> list[str]:
-    """Task names from "default", "all", a name or a list of names, in the order of the data set."""
-    if wanted == "default":
-        names = default or known[:1]
-    elif wanted == "all":
-        names = known
-    else:
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
-    for name in names:
-        if name not in known:
-            raise ConfigError(
-                f"Unknown task '{name}'.{nearest(str(name), known)} This data set has: {', '.join(known)} "
-                "(tasks=default, tasks=all or tasks=[a,b])."
-            )
-    if not names:
-        raise ConfigError(f"'tasks' selects no task. This data set has: {', '.join(known)}.")
-    return [name for name in known if name in names]
 
 
 def plain(node: Any) -> Any:

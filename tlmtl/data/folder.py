@@ -41,9 +41,11 @@ def folder(root: str, on_bad_image: str = "error", *, cache: Path | None = None)
     facts = scan(paths, cache)
     good, bad = readable(facts, paths, on_bad_image)
     kept = [found[i] for i in good]
+    if not kept:
+        raise ConfigError(f"None of the images in {top} can be read.")
     classes = sorted({name for _, name, _ in kept})
     no_labels = ""
-    if not classes or classes == [""]:
+    if classes == [""]:
         no_labels = wanted
     elif len(classes) < 2:
         no_labels = f"Expected two classes or more in {top}, found 1: {classes[0]}."

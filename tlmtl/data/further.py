@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -38,12 +39,16 @@ def further(name: str, node: DictConfig, data: Data, allow: list[str], cache: Pa
     test = _test(examples, common)
     _check_apart(where, data, examples, test)
     examples.images = examples.images.as_channels(data.channels)  # `hashes` stay those of the originals
-    encoded = {}
+    encoded: dict[str, tuple[Tensor, Tensor]] = {}
     for task in data.tasks.values():
+        if task.of_input:
+            continue
         column = _column(task.name, common, data.columns[task.name], examples)
         if column is not None:
             encoded[task.name] = task.encode(_matched(where, task, column, examples, test))
-    if not encoded:
+    everywhere = torch.ones(len(examples), dtype=torch.bool)
+    mask = {name: everywhere for name, task in data.tasks.items() if task.of_input} | _of(encoded, 1)
+    if not mask:
         raise ConfigError(
             f"'{where}' has labels for none of the tasks {', '.join(data.tasks)}. It has: {', '.join(examples.columns)}."
         )
@@ -51,9 +56,9 @@ def further(name: str, node: DictConfig, data: Data, allow: list[str], cache: Pa
     return Data(
         examples,
         {"test": test},
-        {task: data.tasks[task] for task in encoded},
+        {name: task for name, task in data.tasks.items() if name in mask},
         _of(encoded, 0),
-        _of(encoded, 1),
+        mask,
         {task: column for task, column in data.columns.items() if task in encoded},
         "none",
         digest(examples.hashes, *[examples.columns[column] for column in sorted(examples.columns)], test),

@@ -109,5 +109,5 @@ def check_seen(examples: Examples, splits: dict[str, np.ndarray], column: str) -
             )
 
 
-def _without(wanted: Any) -> str:
-    return f"tasks={wanted} needs labels: without them, tasks=[{RECONSTRUCTION}] is what can be trained."
+def _without(wanted: str) -> str:
+    return f"tasks={wanted} needs labels. Without them, a reconstruction can be trained: tasks=[{RECONSTRUCTION}]."

@@ -71,7 +71,8 @@ def table(
     found = {name: _column(kept, name, kind, separator) for name, kind in kinds.items() if name in kept.columns}
     no_labels = ""
     if not kinds:
-        no_labels = f"No column of {path} looks like labels. Name them: dataset.labels=[COLUMN]. It has: {', '.join(rows.columns)}."
+        has = ", ".join(rows.columns)
+        no_labels = f"No column of {path} looks like labels. Name them: dataset.labels=[COLUMN]. It has: {has}."
     return Examples(
         images=images_of(paths, facts, good),
         columns={name: column.values for name, column in found.items()},
