@@ -60,10 +60,19 @@ def setup(total=12, lr=0.1, make=torch.optim.SGD, missing=(), class_weights=None
         more["ema"] = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     settings = {"evaluate_every": 3, "checkpoint_every": 100, "steps_per_epoch": 6, "seed": 0, **more}
     return Setup(
-        model, tasks, {"target": stream("train", torch.arange(N))}, {"target": stream("val", torch.arange(N, 2 * N))},
-        lambda epoch: plan({"target": N}, 4, 0, epoch), Sum(tasks=tasks), groups=groups, optimizer=groups.optimizer(make, lr), total=total, autocast=nullcontext,
-        device=torch.device("cpu"), **settings,
-    )  # fmt: skip
+        model,
+        tasks,
+        {"target": stream("train", torch.arange(N))},
+        {"target": stream("val", torch.arange(N, 2 * N))},
+        lambda epoch: plan({"target": N}, 4, 0, epoch),
+        Sum(tasks=tasks),
+        groups=groups,
+        optimizer=groups.optimizer(make, lr),
+        total=total,
+        autocast=nullcontext,
+        device=torch.device("cpu"),
+        **settings,
+    )
 
 
 class Seen(Watch):

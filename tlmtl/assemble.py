@@ -21,8 +21,7 @@ from tlmtl.checkpoint import seed_everything
 from tlmtl.config import build, keywords
 from tlmtl.data.dataset import Data
 from tlmtl.data.further import further
-from tlmtl.data.parts import TARGET, sampling_of, streams_of
-from tlmtl.data.sampling import Sampling
+from tlmtl.data.parts import TARGET, Joint, joint_of, streams_of
 from tlmtl.data.streams import plan, seed_for, steps_per_epoch
 from tlmtl.errors import ConfigError
 from tlmtl.fusion import Fusion
@@ -32,7 +31,9 @@ from tlmtl.identity import needs_source, terms_of
 from tlmtl.models.encoder import Encoder, check_layers
 from tlmtl.models.heads import make_head
 from tlmtl.models.source import Report, Source, check_leak, load_into
+from tlmtl.models.statistics import Statistics
 from tlmtl.optim import Groups, Units
+from tlmtl.sharing.base import Sharing
 from tlmtl.strategies.rules import match, parse_rules
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.imbalance import draw_weights, with_class_weights
@@ -50,7 +51,7 @@ class Assembly:
     cfg: DictConfig
     data: dict[str, Data]  # by stream: the parts of a joint data set, or the one called `target`
     encoder: Encoder
-    model: nn.Module
+    model: Sharing
     units: Units
     terms: dict[str, Term]
     weighting: Any
@@ -59,7 +60,7 @@ class Assembly:
     report: Report | None = None
     source_model: nn.Module | None = None
     draw_weights: dict[str, torch.Tensor | None] = field(default_factory=dict)  # by stream
-    sampling: Sampling | None = None  # of a joint data set
+    joint: Joint | None = None  # what a joint data set says of its parts together
     fusion: Fusion | None = None
     further: dict[str, Data] = field(default_factory=dict)  # test sets of other data, by name
 
@@ -82,7 +83,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     hardware.check(cfg.hardware)
     allow = list(cfg.allow)
     cache = files.cache_folder(cfg.output.cache)
-    data, sampling = streams_of(cfg.dataset, cfg.tasks, allow, cache), sampling_of(cfg.dataset, allow)
+    data, joint = streams_of(cfg.dataset, cfg.tasks, allow, cache), joint_of(cfg.dataset, allow)
     draws = {name: _balance(one, cfg.train) for name, one in data.items()}
     for one in data.values():
         one.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20 // len(data)
@@ -111,8 +112,10 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
         for name, task in one.tasks.items()
     }
     model = _seeded(cfg, "sharing", partial(build, cfg.sharing, "sharing", allow=allow, encoder=encoder, heads=heads))
+    if joint is not None and joint.own_statistics and not model.separate:
+        model.statistics = Statistics(model, list(data))
     rules = match(parse_rules(cfg.strategy.rules), [name for name, _ in model.named_parameters()])
-    units = _units(cfg, data, sampling)
+    units = _units(cfg, data, joint)
     weighting = _weighting(cfg, tasks, units, model, len(data))
     fusion = build(cfg.fusion, "fusion", allow=allow)
     check_fusion(fusion, tasks)
@@ -126,7 +129,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     groups.optimizer(target, **settings)
     return Assembly(
-        cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, sampling, fusion,
+        cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, joint, fusion,
         also,
     )  # fmt: skip
 
@@ -178,8 +181,8 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
 def _plan(parts: Assembly) -> Callable[[int], list[dict[str, torch.Tensor]]]:
     """By epoch, what each of its steps draws."""
     sizes, batch_size, seed = parts.sizes, parts.cfg.train.batch_size, parts.cfg.seed
-    if parts.sampling is not None:
-        return lambda epoch: parts.sampling.plan(sizes, batch_size, seed, epoch, parts.draw_weights)
+    if (joint := parts.joint) is not None:
+        return lambda epoch: joint.sampling.plan(sizes, batch_size, seed, epoch, parts.draw_weights)
     return lambda epoch: plan(sizes, batch_size, seed, epoch, parts.draw_weights[TARGET])
 
 
@@ -243,7 +246,7 @@ def encoder_of(cfg: DictConfig, channels: int) -> Encoder:
         raise ConfigError(f"'model' cannot be built as it is set: {str(error).splitlines()[0]}") from error
 
 
-def _units(cfg: DictConfig, data: dict[str, Data], sampling: Sampling | None) -> Units:
+def _units(cfg: DictConfig, data: dict[str, Data], joint: Joint | None) -> Units:
     train, sizes = cfg.train, {name: len(one.splits["train"]) for name, one in data.items()}
     for key, least in (("batch_size", 1), ("accumulate", 1)):
         if train[key] < least:
@@ -253,7 +256,7 @@ def _units(cfg: DictConfig, data: dict[str, Data], sampling: Sampling | None) ->
     if train.ema is not None and not 0 < train.ema < 1:
         raise ConfigError(f"'train.ema' should be a decay between 0 and 1, or null for none. Found {train.ema}.")
     examples = sum(sizes.values())
-    steps = sampling.steps(sizes, train.batch_size) if sampling else steps_per_epoch(examples, train.batch_size)
+    steps = joint.sampling.steps(sizes, train.batch_size) if joint else steps_per_epoch(examples, train.batch_size)
     per_epoch = Units(steps, examples)
     units = Units(per_epoch.steps_per_epoch, examples, per_epoch.steps(train.epochs, "train.epochs", of=0))
     if units.total < 1:

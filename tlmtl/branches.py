@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
 
 
@@ -17,9 +18,9 @@ class Branches:
     second word (`backbone.left.block1...`, `heads.left.linear...`).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Sharing) -> None:
         self.model = model
-        self.tasks: Mapping[str, list[str]] = model.branches()  # type: ignore[operator]
+        self.tasks: Mapping[str, list[str]] = model.branches()
 
     def __len__(self) -> int:
         return len(self.tasks)

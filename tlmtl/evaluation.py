@@ -6,10 +6,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlmtl.data.feed import ahead
 from tlmtl.data.streams import Stream
+from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
 
 EVALUATION_BATCH = 256
@@ -47,7 +48,7 @@ def measure(task: Task, predictions: Predictions) -> dict[str, float]:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
+    model: Sharing,
     stream: Stream,
     tasks: Mapping[str, Task],
     autocast: Callable[[], AbstractContextManager],
@@ -66,11 +67,11 @@ def evaluate(
     nothing = torch.zeros(len(stream), dtype=torch.bool)
     parts = torch.arange(len(stream)).split(EVALUATION_BATCH)
     for part, _ in ahead(lambda indices: stream.part(indices).to(device, memory_format), parts, stream.lookahead):
-        with autocast():
+        with autocast(), model.on(stream.part_name):
             heads = model(part.input, names).heads
         # into one block each: many small ones would keep the large ones between them from being used again
         for name in names:
-            said, target = tasks[name].kept(heads[name].float(), part.targets.get(name))
+            said, target = tasks[name].kept(heads[name].float(), part.targets.get(name, part.input))
             outputs.setdefault(name, torch.empty(len(stream), *said.shape[1:]))[part.index] = said.cpu()
             if name in stream.of_input and target is not None:
                 targets.setdefault(name, torch.empty(len(stream), *target.shape[1:]))[part.index] = target.cpu()

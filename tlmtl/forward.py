@@ -21,9 +21,13 @@ def pieces_of(setup: Setup, batch: Batch) -> list[Batch]:
 def forward(setup: Setup, piece: Batch, state: State) -> dict[str, Output]:
     """By stream, what the model gives for the tasks of that stream that still train."""
     run, layers = setup.forward or setup.model, layers_of(list(setup.terms.values()))
-    active = {name: setup.branches.active(setup.streams[name].targets, state.stopped) for name in piece}
-    with setup.autocast():
-        return {name: run(part.input, active[name], layers) for name, part in piece.items() if active[name]}
+    active = {name: setup.branches.active(setup.streams[name].mask, state.stopped) for name in piece}
+    found = {}
+    for name, part in piece.items():
+        if active[name]:
+            with setup.autocast(), setup.model.on(setup.streams[name].part_name):
+                found[name] = run(part.input, active[name], layers)
+    return found
 
 
 def losses_of(setup: Setup, batch: Batch, piece: Batch, outputs: Mapping[str, Output]) -> dict[str, Tensor]:

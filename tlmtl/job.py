@@ -172,8 +172,8 @@ def _opening(parts: Assembly, machine: hardware.Machine) -> str:
         for task, (_, there) in data.labels("train").items():
             if not there.all():
                 lines.append(f"task {task}: {int(there.sum())} of {len(there)} training examples have its label")
-    if parts.sampling is not None:
-        lines.append(parts.sampling.line(parts.sizes, parts.cfg.train.batch_size))
+    if parts.joint is not None:
+        lines.append(parts.joint.sampling.line(parts.sizes, parts.cfg.train.batch_size))
     if not parts.weighting.scalar and not parts.groups.shared_at(0):
         lines.append("No shared parameter trains at the start: the weighting is that of a plain sum until one does.")
     if parts.report and parts.source:

@@ -16,6 +16,7 @@ from tlmtl.data.streams import Batch, generator_for
 from tlmtl.errors import TrainingError
 from tlmtl.evaluation import evaluate, measure, selection_score
 from tlmtl.forward import again, forward, losses_of, pieces_of, terms_of, total
+from tlmtl.sharing.base import Sharing
 from tlmtl.training import Setup, State, Watch
 
 
@@ -101,11 +102,11 @@ def _step(setup: Setup, batch: Batch, state: State) -> dict[str, float]:
 def _validate(setup: Setup, state: State, watch: Watch, rate: float) -> None:
     """Evaluate on validation, keep the best model, and stop what has not got better for `patience` steps."""
     began = time.perf_counter()
-    model = setup.ema.module if setup.ema is not None else setup.model
+    model: Sharing = setup.ema.module if setup.ema is not None else setup.model  # type: ignore[assignment]
     tasks = {name: setup.tasks[name] for name in setup.branches.active(setup.tasks, state.stopped)}
     metrics, scores = {}, {}
     for stream in setup.validation.values():
-        here = {name: tasks[name] for name in stream.targets if name in tasks}
+        here = {name: tasks[name] for name in stream.mask if name in tasks}
         said = evaluate(model, stream, here, setup.autocast, setup.device, setup.memory_format)
         metrics.update({name: measure(task, said) for name, task in here.items()})
         scores.update({name: selection_score(task, said, metrics[name]) for name, task in here.items()})

@@ -112,15 +112,15 @@ def _measured(sets: Sequence[Said], parts: Assembly, labels: Mapping[str, int]) 
             found = {one.split: measure(task, one.predictions) for one in (val, test)}
             yield _task(task, labels) | _metrics(task, "val", found["val"]) | _metrics(task, "test", found["test"])
         splits = {"val": val.predictions, "test": test.predictions}
-        for name, found in fused_metrics(parts.fusion, parts.tasks, splits).items():
+        for name, fused in fused_metrics(parts.fusion, parts.tasks, splits).items():
             task = parts.tasks[name]
-            cells = [cell for split, values in found.items() for cell in _metrics(task, split, values).items()]
+            cells = [cell for split, values in fused.items() for cell in _metrics(task, split, values).items()]
             yield {"task": FUSED.format(name), "kind": task.kind, "primary": False, **dict(cells)}
     for also, data in parts.further.items():
         about = {"dataset": f"{dataset}->{also}", "data_hash": data.hash, "skipped": data.examples.skipped}
         for task in data.tasks.values():
-            found = measure(task, said[f"test:{also}", id(data)].predictions)
-            yield _task(task, labels) | about | _metrics(task, "test", found)
+            there = measure(task, said[f"test:{also}", id(data)].predictions)
+            yield _task(task, labels) | about | _metrics(task, "test", there)
 
 
 def _task(task: Task, labels: Mapping[str, int]) -> dict[str, Any]:

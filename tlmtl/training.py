@@ -14,6 +14,7 @@ from tlmtl.branches import Branches
 from tlmtl.data.streams import Stream
 from tlmtl.models.encoder import Output
 from tlmtl.optim import Groups
+from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
 from tlmtl.terms.base import Term
 from tlmtl.weighting.base import Weighting
@@ -23,7 +24,7 @@ from tlmtl.weighting.base import Weighting
 class Setup:
     """What stays the same for the whole run. Durations are in steps."""
 
-    model: nn.Module
+    model: Sharing
     tasks: Mapping[str, Task]  # of all streams
     streams: Mapping[str, Stream]  # training streams, each with the tasks of its data set
     validation: Mapping[str, Stream]

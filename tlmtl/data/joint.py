@@ -1,21 +1,32 @@
 """`dataset=joint`: several data sets in one run, one encoder. Task `t` of part `p` is called `p_t`. How the parts take turns
 is in `sampling.py`, how they become streams in `parts.py`."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from tlmtl.data.sampling import Sampling
 from tlmtl.errors import ConfigError
 
 
-def joint(parts: dict, sampling: str = "proportional", temperature: float = 2.0) -> Sampling:
+@dataclass(frozen=True)
+class Joint:
+    """How the parts of a joint data set take turns, and whether each has batch norm statistics of its own."""
+
+    sampling: Sampling
+    own_statistics: bool
+
+
+def joint(parts: dict, sampling: str = "proportional", temperature: float = 2.0, own_statistics: bool = True) -> Joint:
     """How the parts take turns. The parts themselves are data sets of their own (`parts.streams_of`).
 
     Arguments:
         parts: by name, the config of a data set. On the command line and in YAML a list: names of data sets, or
             `{NAME: {from: DATASET, KEY: VALUE, ...}}` for settings of their own; `fill.parts` makes the mapping of it.
         sampling, temperature: see `Sampling`.
+        own_statistics: each part has running means and variances of its own in every batch norm (see `Statistics`); else
+            one average over all parts is kept, as where nobody thinks of it.
     """
-    return Sampling(sampling, temperature)
+    return Joint(Sampling(sampling, temperature), own_statistics)
 
 
 def tasks_of(stated: dict[str, Any], *, parts: dict, **_: Any) -> dict[str, Any]:

@@ -13,19 +13,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlmtl.config import find_target, keywords
 from tlmtl.data.dataset import Data, load, select_tasks
-from tlmtl.data.joint import joint
-from tlmtl.data.sampling import Sampling
+from tlmtl.data.joint import Joint, joint
 from tlmtl.errors import ConfigError
 
 TARGET = "target"  # the stream of a run with one data set
-OWN = ("_target_", "parts", "sampling", "temperature", "tasks", "default_tasks", "labels_per_class", "label_fraction")
+FAMILY = ("_target_", "parts", "sampling", "temperature", "own_statistics")
+OWN = (*FAMILY, "tasks", "default_tasks", "labels_per_class", "label_fraction")
 
 
-def sampling_of(node: DictConfig, allow: list[str]) -> Sampling | None:
-    """How the parts of a joint data set take turns; None for a data set that is not joint."""
+def joint_of(node: DictConfig, allow: list[str]) -> Joint | None:
+    """What a joint data set says of its parts together; None for a data set that is not joint."""
     if find_target(node, "dataset", "dataset", allow) is not joint:
         return None
-    _, settings = keywords(OmegaConf.create({k: node[k] for k in OWN[:4] if k in node}), "dataset", "dataset", allow)
+    _, settings = keywords(OmegaConf.create({k: node[k] for k in FAMILY if k in node}), "dataset", "dataset", allow)
     return joint(**settings)
 
 
@@ -44,10 +44,10 @@ def streams_of(node: DictConfig, tasks: Any, allow: list[str], cache: Path | Non
             )
     chosen = select_tasks(tasks, node.tasks, list(node.default_tasks))
     found = {}
-    for part in node.parts:
-        names = {f"{part}_{name}": name for name in node.parts[part].tasks if f"{part}_{name}" in chosen}
+    for part in map(str, node.parts):
+        names = {f"{part}_{name}": name for name in map(str, node.parts[part].tasks) if f"{part}_{name}" in chosen}
         if names:
-            found[str(part)] = _part(str(part), node, names, allow, cache)
+            found[part] = _part(part, node, names, allow, cache)
     channels = max(data.channels for data in found.values())
     for part, data in found.items():
         if data.channels != channels:
@@ -83,7 +83,7 @@ def _part(part: str, node: DictConfig, names: Mapping[str, str], allow: list[str
         targets={back[name]: target for name, target in data.targets.items()},
         mask={back[name]: mask for name, mask in data.mask.items()},
         columns={back[name]: column for name, column in data.columns.items()},
-        prefix=f"{part}/",
+        part=part,
     )
 
 

@@ -94,7 +94,8 @@ class _Flow:
         self, name: str, size: int, batch_size: int, seed: int, epoch: int, weights: Tensor | None = None
     ) -> None:
         self.name, self.size, self.seed, self.epoch, self.weights = name, size, seed, epoch, weights
-        self.steps, self.passes, self.waiting = steps_per_epoch(size, batch_size), 0, []
+        self.steps, self.passes = steps_per_epoch(size, batch_size), 0
+        self.waiting: list[Tensor] = []
 
     def next(self) -> Tensor:
         if not self.waiting:

@@ -82,6 +82,7 @@ class Stream:
         keep: read all images now and keep them, resized; else each is read when a batch wants it, and what is in memory
             does not grow with the data set.
         of_input: tasks whose target is the input itself (reconstruction).
+        part: of which part of a joint data set.
     """
 
     def __init__(
@@ -95,10 +96,11 @@ class Stream:
         augment: str = "none",
         keep: bool = True,
         of_input: Collection[str] = (),
+        part: str = "",
     ) -> None:
         self.name, self.images, self.where = name, images, where
         self.targets, self.mask, self.preprocess = targets, mask, preprocess
-        self.of_input = of_input
+        self.of_input, self.part_name = of_input, part
         self.complete = {task: bool(there.all()) for task, there in mask.items()}
         self.normalize, self.augment = Normalize(preprocess), augmentation(augment)
         self.kept = self._read() if keep and len(where) else None

@@ -1,0 +1,139 @@
+"""What tasks share and what they don't: separate models in one run equal runs of their own; identity of runs and baselines."""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tlmtl
+from tlmtl import api, identity
+from tlmtl.assemble import assemble, setup
+from tlmtl.hardware import machine
+
+TASKS = ["left", "right", "sum"]
+QUICK = [
+    "+experiment=two_digits",
+    "model.width=8",
+    "dataset.labels_per_class=4",
+    "progress=false",
+    "source.train.epochs=1st",
+]
+
+
+def compose(*more: str):
+    return tlmtl.compose([*QUICK, *more])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["train.clip=0.05", "train.early_stopping=2ep", "train.epochs=14", "train.evaluate_every=1ep"],
+        ["term=[l2_sp]", "train.epochs=4", "train.ema=0.9", "optimizer=sgd", "optimizer.lr=0.005"],
+        ["term=[distill_features]", "train.epochs=3", "train.accumulate=2", "dataset.augment=digits"],
+    ],
+)
+def test_separate_models_equal_runs_of_their_own(more, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    together = api.run(compose("strategy=separate", *more))
+    history = pd.read_csv(together.folder / "history.csv")
+    model = load_file(together.folder / "model.safetensors")
+    stopped = set()
+    for task in TASKS:
+        alone = api.run(compose("strategy=finetune_all", f"tasks=[{task}]", *more))
+        mine, theirs = together.rows.set_index("task").loc[task], alone.rows.iloc[0]
+        measured = [name for name in alone.rows if name.startswith(("val/", "test/")) and pd.notna(theirs[name])]
+        assert len(measured) >= 6
+        for name in measured:
+            assert mine[name] == pytest.approx(theirs[name], abs=1e-6, rel=1e-5), name
+        assert mine.labels_seen == theirs.labels_seen or "train.early_stopping=2ep" in more
+        own = pd.read_csv(alone.folder / "history.csv")
+        for name in ("loss", "score"):
+            mask = (history.split == "val") & (history.name == name) & (history.task == task)
+            expected = own[(own.split == "val") & (own.name == name)]
+            assert history[mask].step.tolist() == expected.step.tolist()
+            assert history[mask].value.tolist() == pytest.approx(expected.value.tolist(), abs=1e-6, rel=1e-5)
+        stopped.add(own.step.max())
+        for name, tensor in load_file(alone.folder / "model.safetensors").items():
+            if name.startswith(("backbone.", "heads.")):
+                there = name.replace("backbone.", f"backbone.{task}.")
+                torch.testing.assert_close(model[there].float(), tensor.float(), atol=1e-6, rtol=1e-5)
+        assert identity.baseline_id(compose("strategy=separate", *more)) == identity.baseline_id(
+            compose("strategy=finetune_all", f"tasks=[{task}]", *more)
+        )
+    if "train.early_stopping=2ep" in more:
+        assert len(stopped) > 1, "the tasks should stop at different steps, else this shows nothing"
+
+
+def test_what_cannot_matter_makes_no_other_run():
+    def same(one: list[str], other: list[str]) -> bool:
+        return identity.config_hash(compose(*one)) == identity.config_hash(compose(*other))
+
+    assert same(["strategy=separate"], ["strategy=separate", "weighting=uncertainty"])
+    assert not same(["strategy=multitask"], ["strategy=multitask", "weighting=uncertainty"])
+    assert same(["tasks=[left]"], ["tasks=[left]", "weighting=famo", "sharing=none"])
+    assert not same(["tasks=[left]"], ["tasks=[left]", "sharing=mmoe"])
+    assert same(["weighting=famo"], ["weighting=famo", "weighting.level=features"])
+    assert not same(["weighting=upgrad"], ["weighting=upgrad", "weighting.level=features"])
+    assert not same(["strategy=multitask"], ["strategy=multitask", "fusion=average", "fusion.tasks=[left,right]"])
+
+
+def test_a_baseline_differs_in_tasks_sharing_and_weighting_alone():
+    first = identity.baseline_id(compose("strategy=multitask"))
+    for same in (
+        ["strategy=separate"],
+        ["strategy=finetune_all", "tasks=[left]"],
+        ["strategy=multitask", "weighting=static", "dataset.tasks.left.weight=3"],
+        ["strategy=multitask", "sharing=mmoe", "seed=7"],
+        ["strategy=multitask", "dataset.tasks.left.primary=false"],
+    ):
+        assert identity.baseline_id(compose(*same)) == first, same
+    for other in (
+        ["strategy=linear_probe"],
+        ["strategy=multitask", "optimizer.lr=0.5"],
+        ["strategy=multitask", "term=[l2_sp]"],
+    ):
+        assert identity.baseline_id(compose(*other)) != first, other
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "results.csv").open()))
+
+
+def test_rows_name_what_was_weighed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["train.epochs=2st", "weighting.level=features"]
+    ran = [
+        api.run(compose("strategy=multitask", "weighting=upgrad", *short)),
+        api.run(compose("strategy=multitask", "weighting=gls", *short)),
+        api.run(compose("strategy=separate", "weighting=upgrad", *short)),
+    ]
+    told = [rows_of(one.folder)[0] for one in ran]
+    assert [(row["sharing"], row["weighting"]) for row in told] == [("hard", "upgrad"), ("hard", "gls"), ("none", "")]
+    assert ["weighting.level" in row["overrides"] for row in told] == [True, False, False]
+    assert [bool(row["baseline_id"]) for row in told] == [True] * 3 and len({row["baseline_id"] for row in told}) == 1
+
+
+def test_the_history_tells_each_task_weight(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = api.run(compose("strategy=multitask", "weighting=static", "dataset.tasks.sum.weight=0.5", "train.epochs=2st"))
+    history = pd.read_csv(ran.folder / "history.csv")
+    weights = history[(history.split == "train") & (history.name == "weight")]
+    assert dict(zip(weights.task, weights.value, strict=False)) == {"left": 1.0, "right": 1.0, "sum": 0.5}
+
+
+def test_labels_seen_counts_what_gave_a_loss(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = compose("strategy=multitask", "train.epochs=3")
+    parts = assemble(cfg, with_source=False)
+    there = parts.data["target"].mask["left"]
+    there[parts.data["target"].splits["train"][::2]] = False
+    made = setup(parts, machine(cfg.hardware, 1))
+    from tlmtl.loop import fit
+    from tlmtl.training import State, Watch
+
+    state = State()
+    fit(made, state, Watch())
+    assert state.labels == {"left": 3 * 20, "right": 3 * 40, "sum": 3 * 40} and state.examples == 3 * 40
