@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,10 +18,14 @@ EPILOG = """examples:
   tlmtl compare outputs/runs --filter 'labels_per_class <= 10' --sort=-val --top 5
   tlmtl compare outputs/sweeps/latest --over lr weight_decay
   tlmtl compare outputs/sweeps/latest --plot figure.svg --format latex --out table.tex
+  tlmtl compare outputs/sweeps/latest --filter 'weighting ~ a' --sort=-delta_m
+  tlmtl compare outputs/sweeps/front outputs/sweeps/front_learned --front --plot front.png
 
 Runs that differ in their seed alone are repeats: n of them, mean ± standard deviation. Settings that all rows agree
 in stand above the table. To pick among settings use --over: it picks by validation, and shows the test figure of what
-it picked."""
+it picked. Runs of several tasks on one model have delta, the relative change of a task's test figure to the measured
+single-task run of the same seed (sharing=none, or that task alone) in percent, positive is better, and delta_m, its mean
+over the primary tasks; ↓ marks a loss that is sure. They are made before --filter, so that it hides no baseline."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
         help="of rows that differ in these settings alone, show the one that is best on validation")  # fmt: skip
     add("--repeats", action="extend", nargs="+", type=_names, default=[], metavar="KEY",
         help="rows that differ in these settings alone are repeats, as those of several seeds are (dataset.fold)")  # fmt: skip
+    add("--front", action="store_true",
+        help="which weightings lie beyond the front of static sums of the task losses, and which do not")  # fmt: skip
     add("--plot", type=Path, metavar="FILE", help="draw a figure, too: .png, .svg or .pdf")
     add("--format", choices=FORMATS, help="default: by the suffix of --out, else table")
     add("--out", type=Path, metavar="FILE", help="write the table to a file instead of printing it")
@@ -64,7 +71,10 @@ def main(argv: list[str]) -> int:
             "expected a PATH, such as outputs/sweeps/latest"
             + ("; give it before --over or --repeats" if over or repeats else "")
         )
-    from tlmtl.compare import choice, filters, load, plot, table
+    if options.front and (flags := _without_front(options)):
+        made.error(f"--front has a table of its own: expected none of --over, --repeats, --sort, --top and --columns, "
+                   f"found {', '.join(flags)}")  # fmt: skip
+    from tlmtl.compare import choice, filters, formats, load, plot, table
 
     conditions = [filters.parse(text) for text in options.filter]
     if options.plot:
@@ -72,6 +82,8 @@ def main(argv: list[str]) -> int:
     rows = load.read(options.paths, dict(options.rename))
     kept, notes = filters.apply(rows, conditions)
     summary = table.summarise(rows, options.metric, over, repeats, kept.index)
+    if options.front:
+        return _front(summary, notes, options)
     groups = summary.groups
     if options.sort:
         groups = choice.sort(groups, options.sort, summary.known())
@@ -81,30 +93,53 @@ def main(argv: list[str]) -> int:
     summary = replace(summary, groups=groups, notes=[*summary.notes, *notes])
     if options.plot and not groups.empty:
         summary.notes.extend(plot.draw(summary, options.plot))
-    _emit(summary, options.format, options.columns, options.out)
+    _emit(
+        lambda name: formats.render(summary, name, options.columns),
+        lambda: table.draw(summary, chosen=options.columns),
+        summary.notes,
+        options,
+    )
     return 0 if len(groups) else 1
 
 
-def _emit(summary: "Summary", name: str | None, chosen: list[str] | None, path: Path | None) -> None:
-    """The table to a file or to stdout; notes that the format has no place for to stderr."""
-    from tlmtl.compare import formats, output, table
+def _front(summary: "Summary", notes: list[str], options: argparse.Namespace) -> int:
+    from tlmtl.compare import front, front_plot, front_table
 
-    name = name or formats.SUFFIXES.get(path.suffix if path else "", "table")
+    found = front.find(summary)
+    found.notes.extend(notes)
+    if options.plot:
+        found.notes.extend(front_plot.draw(found, options.plot))
+    _emit(lambda name: front_table.render(found, name), lambda: front_table.draw(found), found.notes, options)
+    return 0
+
+
+def _without_front(options: argparse.Namespace) -> list[str]:
+    return [f"--{name}" for name in ("over", "repeats", "sort", "top", "columns") if getattr(options, name)]
+
+
+def _emit(
+    render: Callable[[str], str], draw: Callable[[], None], notes: list[str], options: argparse.Namespace
+) -> None:
+    """The table to a file or to stdout; notes that the format has no place for to stderr."""
+    from tlmtl.compare import formats, output
+
+    path: Path | None = options.out
+    name = options.format or formats.SUFFIXES.get(path.suffix if path else "", "table")
     if path:
-        output.write(path, formats.render(summary, name, chosen).encode())
+        output.write(path, render(name).encode())
         print(f"Written to {path}.", file=sys.stderr)
     else:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a console that can't show ± shows ?
         try:
             if name == "table":
-                table.draw(summary, chosen=chosen)
+                draw()
             else:
-                sys.stdout.write(formats.render(summary, name, chosen))
+                sys.stdout.write(render(name))
             sys.stdout.flush()
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    for note in summary.notes if name != "table" else []:
+    for note in notes if name != "table" else []:
         print(note, file=sys.stderr)
 
 

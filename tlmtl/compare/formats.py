@@ -9,6 +9,7 @@ import pandas as pd
 from tlmtl import columns
 from tlmtl.compare import delta, keys, layout, plain
 from tlmtl.compare.groups import Summary
+from tlmtl.compare.layout import Column
 
 SUFFIXES = {".csv": "csv", ".json": "json", ".md": "md", ".tex": "latex"}
 ESCAPES = {
@@ -66,7 +67,12 @@ def _csv(summary: Summary, chosen: list[str] | None) -> str:
 
 
 def _json(summary: Summary, chosen: list[str] | None) -> str:
-    records = numbers(summary, chosen).astype(object).to_dict(orient="records")
+    return as_json(numbers(summary, chosen))
+
+
+def as_json(frame: pd.DataFrame) -> str:
+    """A list of objects, one a row; null for what is missing."""
+    records = frame.astype(object).to_dict(orient="records")
     finite = [{str(key): _finite(value) for key, value in record.items()} for record in records]
     return json.dumps(finite, indent=2) + "\n"
 
@@ -78,20 +84,27 @@ def _finite(value: object) -> object:
 
 def _markdown(summary: Summary, chosen: list[str] | None) -> str:
     shown = layout.table(summary, chosen)
+    return as_markdown(shown, layout.constants_line(summary, shown))
+
+
+def as_markdown(shown: list[Column], constants: str) -> str:
     lines = [[column.title for column in shown], ["---" if column.kind == "setting" else "---:" for column in shown]]
     lines += [[cell.strip() for cell in row] for row in zip(*(column.cells for column in shown), strict=True)]
     body = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-    constants = layout.constants_line(summary, shown)
     return constants + "\n\n" * bool(constants) + body
 
 
 def _latex(summary: Summary, chosen: list[str] | None) -> str:
     shown = layout.table(summary, chosen)
+    return as_latex(shown, layout.constants_line(summary, shown))
+
+
+def as_latex(shown: list[Column], constants: str) -> str:
     rows = [[cell.strip() for cell in row] for row in zip(*(column.cells for column in shown), strict=True)]
     head, *body = [" & ".join(map(_escape, line)) + r" \\" for line in [[column.title for column in shown], *rows]]
     align = "".join("l" if column.kind == "setting" else "r" for column in shown)
     lines = [r"\begin{tabular}{" + align + "}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
-    comments = [r"% needs \usepackage{booktabs}", f"% {layout.constants_line(summary, shown)}"]
+    comments = [r"% needs \usepackage{booktabs}", f"% {constants}"]
     return "".join(f"{line}\n" for line in [*comments, *lines])
 
 

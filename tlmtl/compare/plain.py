@@ -20,22 +20,27 @@ TITLES = {  # in two lines, so that more columns fit; the names for `--columns` 
     "parameters_trained": "parameters\ntrained",
     "delta": "delta %\n± 95 % t",
     "delta_m": "delta_m\n% ± sd",
+    "margin": "margin %\n± 95 % t",
 }
 
 
 def render(summary: Summary, chosen: list[str] | None = None) -> str:
     """Constants, table and notes of `summary`, with the `chosen` columns or with those that matter."""
     shown = layout.table(summary, chosen)
+    table = grid(shown, blocks(summary)) if len(summary.groups) else ""
+    constants = layout.constants_line(summary, shown)
+    return constants + "\n" * bool(constants) + table + "".join(f"{note}\n" for note in notes(summary))
+
+
+def grid(shown: list[Column], ends: set[int]) -> str:
+    """Titles and cells of `shown`, with an empty line after the rows `ends`."""
     widths = [width(column) for column in shown]
-    ends = blocks(summary)
     titles = [title(column).rpartition("\n") for column in shown]
     heads: list[Sequence[str]] = [[upper for upper, _, _ in titles], [lower for _, _, lower in titles]]
     lines = [*(head for head in heads if any(head)), ["─" * cells for cells in widths]]
     for at, row in enumerate(zip(*(column.cells for column in shown), strict=True)):
         lines += [row, [""] * len(shown)] if at in ends else [row]
-    table = "".join(_line(line, shown, widths) for line in lines) if len(summary.groups) else ""
-    constants = layout.constants_line(summary, shown)
-    return constants + "\n" * bool(constants) + table + "".join(f"{note}\n" for note in notes(summary))
+    return "".join(_line(line, shown, widths) for line in lines)
 
 
 def notes(summary: Summary) -> list[str]:

@@ -14,6 +14,7 @@ from tlmtl.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SUFFIXES = [".png", ".svg", ".pdf"]
 # Okabe and Ito's colours, told apart with any colour vision; markers and dashes say the same again, for grey print.
@@ -66,13 +67,20 @@ def draw(summary: Summary, path: Path) -> list[str]:
                 ax.tick_params(labelleft=False)
         for ax in axes.flat[len(panels) :]:
             ax.remove()
-        content = BytesIO()
-        kind = path.suffix.lower().removeprefix(".")
-        undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-        figure.savefig(content, format=kind, dpi=200, metadata=undated)
-        pyplot.close(figure)
-    output.write(path, content.getvalue())
+        save(figure, path)
     return [*dict.fromkeys(notes), f"Figure written to {path}."]
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Writes `figure` to `path`, whole or not at all and the same bytes each time, and closes it."""
+    from matplotlib import pyplot
+
+    content = BytesIO()
+    kind = path.suffix.lower().removeprefix(".")
+    undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    figure.savefig(content, format=kind, dpi=200, metadata=undated)
+    pyplot.close(figure)
+    output.write(path, content.getvalue())
 
 
 def _shown(panel: pd.DataFrame) -> tuple[str, str]:

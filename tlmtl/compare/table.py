@@ -31,13 +31,19 @@ def draw(summary: Summary, console: "Console | None" = None, chosen: list[str] |
     asked = layout.table(summary, chosen)
     shown, left_out = _fitting(asked, console.width, keep_all=bool(chosen))
     notes = plain.notes(summary)
+    constants = layout.constants_line(summary, asked)
     if left_out:
         example = ",".join([asked[0].name, "n", "test", left_out[0]])
         notes.append(f"Left out in this width: {', '.join(left_out)}. To see one: --columns {example}.")
-    if constants := layout.constants_line(summary, asked):
+    put(console, constants, shown if len(summary.groups) else [], plain.blocks(summary), notes)
+
+
+def put(console: "Console", constants: str, shown: list[Column], ends: set[int], notes: list[str]) -> None:
+    """Prints a line of constants, a table with gaps after the rows `ends`, and notes."""
+    if constants:
         console.print(constants, style="dim", markup=False, highlight=False)
-    if len(summary.groups):
-        console.print(_table(shown, plain.blocks(summary)))
+    if shown:
+        console.print(_table(shown, ends))
     for note in notes:
         console.print(note, style="dim", markup=False, highlight=False)
 
@@ -48,17 +54,23 @@ def _fitting(shown: list[Column], width: int, keep_all: bool) -> tuple[list[Colu
     Beside gains, figures on validation go too.
     """
 
-    def too_wide() -> bool:
-        return sum(map(plain.width, shown)) + len(plain.GAP) * (len(shown) - 1) > width
-
     left_out: list[str] = []
-    while not keep_all and shown[-1].kind == "cost" and too_wide():
+    while not keep_all and shown[-1].kind == "cost" and _width(shown) > width:
         left_out.insert(0, shown[-1].name)
         shown = shown[:-1]
-    if not keep_all and too_wide() and any(column.name == "delta" for column in shown):
+    if not keep_all and _width(shown) > width and any(column.name == "delta" for column in shown):
         left_out.insert(0, "val")  # what was gained on test needs its place
         shown = [column for column in shown if column.name != "val"]
-    return _joined(shown) if too_wide() else shown, left_out
+    return fitting(shown, width), left_out
+
+
+def fitting(shown: list[Column], width: int) -> list[Column]:
+    """`shown`, with the settings in one column where they don't fit into `width` side by side."""
+    return _joined(shown) if _width(shown) > width else shown
+
+
+def _width(shown: list[Column]) -> int:
+    return sum(map(plain.width, shown)) + len(plain.GAP) * (len(shown) - 1)
 
 
 def _joined(shown: list[Column]) -> list[Column]:
