@@ -20,7 +20,7 @@ from tlmtl.columns import SHOWN
 from tlmtl.config import merge_schema
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.presets import GROUP_NAMES, packaged_folder, presets, user_folder
-from tlmtl.schema import Composed
+from tlmtl.schema import RECONSTRUCTION, Composed, Task
 
 CONFIG_MODULE = "tlmtl.conf"
 UNSHOWN = ("fusion", "schedule")  # groups whose choice no column shows
@@ -221,6 +221,9 @@ def _unknown_key(key: str, parent: Any) -> ConfigError:
         )
     above = key.rpartition(".")[0]
     beside = [f"{above}.{name}".lstrip(".") for name in (parent or {})]
+    settings = [*Task.__dataclass_fields__, RECONSTRUCTION]
+    if "dataset.tasks." in key and key.rpartition(".")[2] in settings:
+        return ConfigError(f"'{key}' is not in this data set's config, and is added with a plus: +{key}=VALUE.")
     error = unknown_key(key, [*beside, *GROUP_NAMES, *_all_keys()])
     if parent is not None and "_target_" in parent:
         return ConfigError(f"{error} A keyword that the preset leaves out is added with a plus: +{key}=VALUE.")
