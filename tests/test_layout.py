@@ -107,7 +107,7 @@ def test_seams_know_no_members(family):
             "augment",
             "duplicates",
         },
-        "models": {"by_task", "encoder", "heads", "source", "stages"},
+        "models": {"by_task", "encoder", "heads", "source", "stages", "statistics"},
         "sharing": {"base"},
         "terms": {"base"},
         "weighting": {"base"},

@@ -139,6 +139,8 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
     cfg, units = parts.cfg, parts.units
     train = cfg.train
     machine.place(parts.model)
+    with parts.model.on(next(iter(parts.data.values())).part):
+        pass  # a move to another device parts buffers that two names should share
     for module in (*parts.terms.values(), parts.weighting, parts.source_model):
         if module is not None:
             module.to(machine.device)

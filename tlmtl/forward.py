@@ -66,6 +66,7 @@ def again(setup: Setup, batch: Batch, pieces: list[Batch], state: State) -> dict
     return found
 
 
-def total(values: Collection[Tensor]) -> Tensor | None:
-    """The sum of scalars, or None of none."""
-    return torch.stack(list(values)).sum() if values else None
+def total(terms: Collection[Tensor]) -> Tensor | None:
+    """The sum of terms that anything could be trained by, or None of none: a term may have nothing to say of a batch."""
+    trained = [term for term in terms if term.requires_grad]
+    return torch.stack(trained).sum() if trained else None

@@ -37,7 +37,7 @@ def streams_of(node: DictConfig, tasks: Any, allow: list[str], cache: Path | Non
     """
     if find_target(node, "dataset", "dataset", allow) is not joint:
         return {TARGET: load(node, tasks, allow, cache)}
-    for key in node:
+    for key in map(str, node):
         if key not in OWN:
             raise ConfigError(
                 f"'dataset.{key}' is a setting of a part: dataset.parts=[{{NAME: {{{key}: VALUE}}}}, ...]."
