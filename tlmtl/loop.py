@@ -72,7 +72,6 @@ def _step(setup: Setup, batch: Batch, state: State) -> dict[str, float]:
     """One update. Returns the losses and terms by name. Raises TrainingError when one is not finite."""
     setup.optimizer.zero_grad(set_to_none=True)
     setup.weighting.begin_step()
-    setup.weighting.begin_step()
     found: dict[str, float] = {}
     pieces = pieces_of(setup, batch)
     for piece in pieces:
