@@ -14,10 +14,10 @@ class Decoder(nn.Module):
     """Features (n, D) -> images (n, C, H, W) of exactly the input's shape, in units of the normalised input.
 
     A linear layer makes a map of at most 7 x 7, of the input's proportions; then each step doubles it (nearest neighbour, to
-    the next of the sizes that H x W halves to, rounded up) and runs a 3x3 convolution and a ReLU; a last convolution gives C
-    channels. Resizing first avoids the checkerboards of transposed convolutions (Odena, Dumoulin & Olah 2016), and nearest
-    neighbours, unlike bilinear ones, have a deterministic gradient on a GPU. Initial values: He et al. 2015 before a ReLU;
-    the last layer near zero, so that a new decoder says grey, the mean of normalised images.
+    the next of the sizes that H x W halves to, rounded up) and runs a 3x3 convolution, to C channels in the last step.
+    Resizing first avoids the checkerboards of transposed convolutions (Odena, Dumoulin & Olah 2016), and nearest neighbours,
+    unlike bilinear ones, have a deterministic gradient on a GPU. Initial values: He et al. 2015 before a ReLU; the last layer
+    near zero, so that a new decoder says grey, the mean of normalised images.
 
     Arguments:
         features: D.
@@ -31,7 +31,7 @@ class Decoder(nn.Module):
         while max(self.sizes[0]) > LARGEST:
             self.sizes.insert(0, (math.ceil(self.sizes[0][0] / 2), math.ceil(self.sizes[0][1] / 2)))
         self.linear = nn.Linear(features, WIDTH * math.prod(self.sizes[0]))
-        self.steps = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in self.sizes[1:])
+        self.steps = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in self.sizes[1:-1])
         self.last = nn.Conv2d(WIDTH, channels, 3, padding=1)
         for name, values in self.named_parameters():
             if name.endswith("bias"):
@@ -43,6 +43,6 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         maps = F.relu(self.linear(features)).unflatten(1, (WIDTH, *self.sizes[0]))
-        for step, size in zip(self.steps, self.sizes[1:], strict=True):
+        for step, size in zip(self.steps, self.sizes[1:], strict=False):
             maps = F.relu(step(F.interpolate(maps, size, mode="nearest")))
-        return self.last(maps)
+        return self.last(F.interpolate(maps, self.sizes[-1], mode="nearest"))

@@ -77,7 +77,7 @@ class Reconstruction:
         return {"kind": self.kind, "metrics": self.metrics}
 
     def explain(self, output: Tensor, top: int = 1) -> dict[str, list]:
-        """The root mean squared error of each image: the larger, the less it is like those that were trained on."""
+        """The root mean squared error of each image."""
         return {"_rmse": output.squeeze(-1).tolist()}
 
 
