@@ -168,6 +168,15 @@ def test_rows_of_a_run_without_several_tasks_have_no_gain_columns(tmp_path, caps
     assert "delta" not in capsys.readouterr().out
 
 
+def test_labels_seen_is_shown_when_asked_for(tmp_path, capsys):
+    path = str(write(tmp_path, none(left=0.8, sum=2.0, labels_seen=70)))
+    for form in ("table", "csv"):
+        command.main([path, "--format", form])
+        assert "labels_seen" not in capsys.readouterr().out
+    command.main([path, "--format", "csv", "--columns", "task,labels_seen"])
+    assert capsys.readouterr().out.split() == ["task,labels_seen", "left,70", "sum,70"]
+
+
 def test_older_files_without_the_column_are_read(tmp_path, capsys):
     path = write(tmp_path, run(left=0.9, sum=2.5))
     old = pd.read_csv(path / "results.csv").drop(columns=["baseline_id", "labels_seen"])
@@ -250,16 +259,19 @@ def test_gains_can_be_chosen_and_sorted_by(sweep, capsys):
     assert [line.split(" | ")[-1] for line in lines[-2:]] == [" |", " |"]  # separate models last: nothing to compare
 
 
-def test_ten_thousand_runs_of_three_tasks_in_four_seconds():
+def test_gains_of_ten_thousand_runs_take_no_longer_than_all_the_rest():
     rows = []
     for n in range(10_000):
         made = {"left": 0.5 + n % 7 / 100, "right": 0.5, "sum": 2.0, "tasks": tuple(METRIC)}
         more = {"run_id": f"{n:05}", "config_hash": f"c{n}", "group_id": f"g{n % 40}", "baseline_id": f"b{n % 40 // 2}"}
         rows += none(n // 40, **made, **more) if n % 2 else run(n // 40, **made, **more)
     frame = pd.DataFrame(rows)
-    start = time.perf_counter()
-    found = table.summarise(frame).groups
-    assert time.perf_counter() - start < 4
+    times = []
+    for one in (frame.assign(tasks=frame["task"]), frame, frame.assign(tasks=frame["task"]), frame):
+        start = time.perf_counter()
+        found = table.summarise(one).groups
+        times.append(time.perf_counter() - start)
+    assert min(times[1::2]) < 2 * min(times[::2])
     assert found["delta"].notna().sum() == 60 and (found["delta_n"] == 250).sum() == 60
 
 

@@ -97,6 +97,7 @@ Examples:
   tlmtl compare outputs/sweeps/latest --over optimizer.lr         # the rate chosen by validation, its test figure shown
   tlmtl compare outputs/sweeps/latest --plot curve.png
   tlmtl compare outputs/sweeps/latest --format latex --out table.tex
+  tlmtl compare outputs/sweeps/front outputs/sweeps/front_learned --front --plot front.png
 
 Flags:
   --metric NAME          the metric shown (default: the first of each task)
@@ -107,7 +108,8 @@ Flags:
   --rename THEIRS=OURS   read a column under another name
   --repeats KEY...       settings that are repeats, as seeds always are, such as dataset.fold
   --over KEY...          show, for each setting, the value of KEY that validation chooses
-  --plot FILE            a picture: metric against labels per class where they vary, else bars
+  --front                which weightings of task losses lie beyond the front of static sums
+  --plot FILE            a picture: metric against labels per class where they vary, else bars; with --front the front
   --format FORMAT        table, csv, md, json or latex
   --out FILE             write there instead of to the terminal
 """,

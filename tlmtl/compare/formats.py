@@ -40,7 +40,9 @@ def numbers(summary: Summary, chosen: list[str] | None = None) -> pd.DataFrame:
         settings = [name for name in filled if name not in columns.COSTS]
         more = [name for name in summary.varying() if name not in settings]
         gains = [name for name in delta.COLUMNS if groups[name].notna().any()]
-        costs = [name for name in filled if name in columns.COSTS]
+        costs = [
+            name for name in filled if name in columns.COSTS and name != "labels_seen"
+        ]  # of a task, not of the run
         shown = [*settings, *more, "metric", "n", "test", "val", *gains, *costs]
     named = {}
     for name in shown:

@@ -62,10 +62,10 @@ def _panel(ax: "Axes", part: pd.DataFrame, names: pd.Series, tasks: dict[str, st
     part = part.fillna({f"{first}_sd": 0.0, f"{second}_sd": 0.0})
     static, learned = part[part["static"]], part[~part["static"]]
     best = static[on_front((static[[first, second]] * signs).to_numpy())].sort_values(first)
-    ax.plot(best[first], best[second], color=GREY, linewidth=1.4, zorder=1)
+    ax.plot(best[first], best[second], color=GREY, linewidth=1.4, zorder=2.5)
     ax.errorbar(static[first], static[second], static[f"{second}_sd"], static[f"{first}_sd"], fmt=".", color=GREY,
-                label="static sums", markersize=7, elinewidth=0.7, zorder=2)  # fmt: skip
-    for _, point in pd.concat([best.head(1), best.tail(1)]).drop_duplicates("group_id").iterrows():
+                label="static sums", markersize=7, ecolor="#BBBBBB", elinewidth=0.8, zorder=2)  # fmt: skip
+    for _, point in pd.concat([static.head(1), static.tail(1)]).drop_duplicates("group_id").iterrows():
         ax.annotate(point["weights"], (point[first], point[second]), xytext=(4, 4), textcoords="offset points",
                     fontsize=7.5, color=GREY)  # fmt: skip
     for name, (_, point) in zip(names[learned.index], learned.iterrows(), strict=True):

@@ -41,9 +41,10 @@ def gains(mean: pd.Series, margin: pd.Series, lost: pd.Series | None = None) -> 
     decimals = 1 if mean.abs().max() >= 1 else 2
     means = ["" if pd.isna(x) else f"{x:+.{decimals}f}" for x in mean]
     tails = ["" if pd.isna(x) else f" ± {x:.{decimals}f}" for x in margin]
-    marks = [""] * len(mean) if lost is None or not lost.any() else [f" {LOST}" if flag else "  " for flag in lost]
+    if lost is not None:
+        tails = [f"{tail} {LOST}" if flag else tail for tail, flag in zip(tails, lost, strict=True)]
     left, right = max(map(len, means), default=0), max(map(len, tails), default=0)
-    return [f"{m:>{left}}{t:>{right}}{mark}" for m, t, mark in zip(means, tails, marks, strict=True)]
+    return [f"{m:>{left}}{t:<{right}}" for m, t in zip(means, tails, strict=True)]
 
 
 def cost(value: float) -> str:
