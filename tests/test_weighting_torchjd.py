@@ -60,6 +60,30 @@ def test_fairgrad_solves_its_equation(alpha):
     torch.testing.assert_close(CONFLICT @ CONFLICT.T @ weights, weights ** (-1 / alpha), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_small_gradients_count_as_large_ones_do(name):
+    """TorchJD takes a sum of squares below 1e-4 for 0."""
+    found = []
+    for scale in (1.0, 1e-5):
+        torch.manual_seed(0)
+        weights = weighting(name)._weights(scale * _matrix(2, 3, 40), list("abc"))
+        found.append(
+            weights * (scale ** (4 / 3) if name == "fairgrad" else 1.0)
+        )  # w is of degree -2 alpha / (1 + alpha)
+    if name == "nash_mtl":  # its vector may be shorter than 1, not longer
+        found = [weights / weights.norm() for weights in found]
+    assert found[0].abs().max() > 0.01
+    torch.testing.assert_close(found[1], found[0], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_gradients_of_zero_are_no_error(name):
+    for rows in (torch.zeros(3, 5), torch.cat([torch.zeros(1, 5), _matrix(0, 2, 5)])):
+        made = weighting(name)
+        for _ in range(2):
+            assert (made._weights(rows, list("abc")) @ rows).isfinite().all()
+
+
 @pytest.mark.parametrize("name", [name for name in AGGREGATORS if name not in ("pcgrad", "gradvac")])  # these draw
 @pytest.mark.parametrize("shape", [(2, 3), (4, 30), (8, 200)])
 @pytest.mark.filterwarnings("ignore:You are solving")
@@ -83,7 +107,7 @@ def test_mgda_is_the_shortest_vector_of_an_exact_quadratic_programme(rows):
     found = aggregate("mgda", rows).double().square().sum().item()
     assert shortest - 1e-6 * scale <= found <= shortest + 1e-2 * scale
     accurate = aggregate("mgda", rows, settings={"epsilon": 1e-6, "max_iters": 1500})
-    assert accurate.double().square().sum().item() <= shortest + 5e-4 * scale
+    assert accurate.double().square().sum().item() <= shortest + 3e-3 * scale
 
 
 # UPGrad (projections onto the dual cone) and MGDA (the shortest vector of a hull) promise that no task gets worse; so do, where

@@ -136,20 +136,26 @@ class TorchJD(Weighting):
         """What the aggregator gives each row, (K,), for `rows` (K, P), those of `tasks`."""
         aggregator, at = self._aggregator(len(tasks)), [self.index[name] for name in tasks]
         if self.aggregator == "NashMTL":
-            # It starts from the weights that it found last, which it does not save and has for a fixed number of tasks.
+            # It starts from the weights that it found last, which it does not save and has for a fixed number of tasks. They
+            # are of degree -1 in the rows, and its solver fails where these are small: rows of mean square 1 in their place.
+            scale = rows.square().sum(1).mean().sqrt()
+            if not scale > 0:
+                return torch.ones_like(rows[:, 0])
             aggregator.weighting.prvs_alpha = self.memory[at].numpy()
             with warnings.catch_warnings():  # its solver says once how the problem could be put better
                 warnings.simplefilter("ignore")
-                weights = aggregator.weighting(rows)
+                weights = aggregator.weighting(rows / scale) / scale
             self.memory[at] = torch.from_numpy(aggregator.weighting.prvs_alpha).double()
         elif self.aggregator == "GradVac":
             # Likewise its targets for the tasks' cosines.
             inner, pairs = aggregator.gramian_weighting, (torch.tensor(at).unsqueeze(1), torch.tensor(at))
             inner._phi_t, inner._state_key = self.memory[pairs], (len(tasks), torch.float32)
-            weights = inner((rows @ rows.T).cpu())
+            weights = inner(_gramian(rows))
             self.memory[pairs] = inner._phi_t
+        elif self.aggregator == "FairGrad" and aggregator.alpha > 0:
+            weights = _fair(aggregator, (rows @ rows.T).cpu().double())
         elif hasattr(aggregator, "gramian_weighting"):
-            weights = aggregator.gramian_weighting((rows @ rows.T).cpu())  # K x K numbers: loops over them suit a CPU
+            weights = aggregator.gramian_weighting(_gramian(rows))
         elif self.aggregator == "ConFIG":  # the one that gives a vector alone
             weights = _solved(rows, aggregator(rows))
         else:
@@ -214,6 +220,29 @@ def _make(name: str, settings: Mapping[str, Any], tasks: int, check: bool) -> An
             f"'weighting.settings' does not suit the aggregator {name}: {error} (found {settings})."
         ) from error
     return made
+
+
+def _gramian(rows: Tensor) -> Tensor:
+    """The rows' inner products (K, K), over their mean square, on the CPU, which loops over K x K numbers best.
+
+    No weights change with that scale, but TorchJD takes sums of squares below 1e-4 for 0, and such small gradients are common
+    at the features: CAGrad would leave the encoder as it is, and UPGrad would not project.
+    """
+    gramian = (rows @ rows.T).cpu()
+    scale = gramian.diagonal().mean()
+    return gramian / scale if scale > 0 else gramian
+
+
+def _fair(aggregator: Any, gramian: Tensor) -> Tensor:
+    """FairGrad's weights, the solution of G w = w^(-1/alpha).
+
+    Its solver starts from 1/K. In w = K t v with t_k = G_kk^(-alpha / (1 + alpha)) the same equation has that very solution
+    for orthogonal rows, so that it is found in a fifth of the steps, however small or unequal the gradients are.
+    """
+    diagonal, alpha = gramian.diagonal(), aggregator.alpha
+    least = max(1e-12 * float(diagonal.mean()), 1e-30)
+    units = diagonal.clamp(min=least) ** (-alpha / (1 + alpha)) * len(gramian)
+    return units * aggregator.gramian_weighting((units ** (1 / alpha)).unsqueeze(1) * gramian * units)
 
 
 def _solved(rows: Tensor, vector: Tensor) -> Tensor:
