@@ -12,10 +12,18 @@ MOST = 1000  # a config may be a stranger's
 
 
 def experts(name: str, count: int, size: int, hidden: int) -> nn.ModuleList:
-    """`count` experts (n, size) -> (n, size): two layers with ReLU after each, `hidden` units between them."""
+    """`count` experts (n, size) -> (n, size): two layers with ReLU after each, `hidden` units between them.
+
+    Initial values: He et al. 2015, so that features keep their size through several levels; with torch's own they shrink to a
+    sixth (in square) at each layer, and heads that start near zero have nothing to learn from.
+    """
 
     def make() -> nn.Sequential:
-        return nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, size), nn.ReLU())
+        first, second = nn.Linear(size, hidden), nn.Linear(hidden, size)
+        for layer in (first, second):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
 
     return nn.ModuleList(fresh(f"{name}/expert/{i}", make) for i in range(count))
 
