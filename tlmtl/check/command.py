@@ -31,18 +31,42 @@ def parse(words: list[str]) -> tuple[list[str], Flags]:
 
 
 def run(cfg: Any, flags: Flags) -> int:
-    """Look at the data set, print what was found, draw the picture. Returns the exit code."""
+    """Look at the data set (at each part of a joint one), print what was found, draw pictures. Returns the exit code."""
+    from tlmtl.check import tell
+
+    name, out = str(cfg.composed.choices.get("dataset", "dataset")).replace("/", "-"), tell.console()
+    parts = _parts(cfg)
+    if flags.sheet and len(parts) > 1:
+        raise ConfigError("--sheet names one picture, and a joint data set has one for each part: leave it out.")
+    codes = [_look(one, f"{name}-{part}" if part else name, part, flags, out) for part, one in parts.items()]
+    return max(codes)
+
+
+def _parts(cfg: Any) -> dict[str, Any]:
+    """By part of a joint data set, its config as that of a data set alone; else the config itself, under no name."""
+    from tlmtl.data.parts import joint_of
+
+    if joint_of(cfg.dataset, list(cfg.allow)) is None:
+        return {"": cfg}
+    found = {}
+    for part in map(str, cfg.dataset.parts):
+        found[part] = cfg.copy()
+        found[part].dataset, found[part].tasks = cfg.dataset.parts[part], "default"
+    return found
+
+
+def _look(cfg: Any, name: str, part: str, flags: Flags, out: Any) -> int:
     from tlmtl import files
     from tlmtl.check import sheet, survey, tell
 
+    if part:
+        out.print(f"dataset.parts.{part}", style="bold", markup=False)
     found = survey.survey(cfg)
-    out = tell.console()
     tell.show(found, cfg, out, flags.everything)
     if cfg.evaluate.also:
         out.print(
             f"Not looked at here: the further test sets of evaluate.also ({', '.join(map(str, cfg.evaluate.also))})."
         )
-    name = str(cfg.composed.choices.get("dataset", "dataset")).replace("/", "-")
     path = flags.sheet or Path(cfg.output.root) / "check" / f"{name}.png"
     files.make_folder(path.parent, "--sheet" if flags.sheet else "output.root")
     with files.disk_errors():
