@@ -83,6 +83,19 @@ def test_a_column_of_that_name_wins(tmp_path):
     }  # fmt: skip
 
 
+def test_a_reconstruction_of_a_part_is_auxiliary_beside_tasks_of_others():
+    from tlmtl.data.parts import streams_of
+
+    def primary(tasks):
+        cfg = tlmtl.compose(["dataset=joint", "dataset.parts=[digits,mnist5k]", f"tasks={tasks}"])
+        streams = streams_of(cfg.dataset, cfg.tasks, [], None)
+        return {name: task.primary for data in streams.values() for name, task in data.tasks.items()}
+
+    assert primary("[digits_digit,mnist5k_reconstruction]") == {"digits_digit": True, "mnist5k_reconstruction": False}
+    assert primary("[mnist5k_reconstruction]") == {"mnist5k_reconstruction": True}
+    assert primary("all") == {f"digits_{name}": True for name in ("digit", "parity", "ink")} | {"mnist5k_digit": True}
+
+
 def test_its_choice_is_part_of_a_runs_identity():
     one, other = (tlmtl.compose([f"tasks={tasks}"]) for tasks in ("[digit]", "[digit,reconstruction]"))
     assert identity.config_hash(one) != identity.config_hash(other)

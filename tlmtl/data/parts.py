@@ -15,6 +15,7 @@ from tlmtl.config import find_target, keywords
 from tlmtl.data.dataset import Data, load, select_tasks
 from tlmtl.data.joint import Joint, joint
 from tlmtl.errors import ConfigError
+from tlmtl.schema import RECONSTRUCTION
 
 TARGET = "target"  # the stream of a run with one data set
 FAMILY = ("_target_", "parts", "sampling", "temperature", "own_statistics")
@@ -47,7 +48,7 @@ def streams_of(node: DictConfig, tasks: Any, allow: list[str], cache: Path | Non
     for part in map(str, node.parts):
         names = {f"{part}_{name}": name for name in map(str, node.parts[part].tasks) if f"{part}_{name}" in chosen}
         if names:
-            found[part] = _part(part, node, names, allow, cache)
+            found[part] = _part(part, node, names, len(chosen) == 1, allow, cache)
     channels = max(data.channels for data in found.values())
     for part, data in found.items():
         if data.channels != channels:
@@ -65,13 +66,17 @@ def together(hashes: Iterable[str]) -> str:
     return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()[:12]
 
 
-def _part(part: str, node: DictConfig, names: Mapping[str, str], allow: list[str], cache: Path | None) -> Data:
-    """One part, its tasks under their joint names."""
+def _part(
+    part: str, node: DictConfig, names: Mapping[str, str], alone: bool, allow: list[str], cache: Path | None
+) -> Data:
+    """One part, its tasks under their joint names. A reconstruction is auxiliary, unless it is `alone` in the run."""
     own: DictConfig = node.parts[part].copy()
     own._set_parent(node.parts)  # where interpolations look
     OmegaConf.set_struct(own, False)
     for full, name in names.items():
         own.tasks[name] = OmegaConf.merge(own.tasks[name] or {}, node.tasks[full])
+        if own.tasks[name].get("kind") == RECONSTRUCTION and own.tasks[name].get("primary") is None:
+            own.tasks[name].primary = alone
     try:
         data = load(own, list(names.values()), allow, cache)
     except ConfigError as error:
