@@ -8,17 +8,19 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import tlmtl
 from tlmtl.config import build
 from tlmtl.data.images import ArrayImages
-from tlmtl.data.streams import Stream
+from tlmtl.data.streams import Stream, plan
 from tlmtl.errors import ConfigError
 from tlmtl.loop import fit
 from tlmtl.models.encoder import Encoder, encode
 from tlmtl.models.heads import LinearHead
-from tlmtl.models.small_cnn import small_cnn
+from tlmtl.models.small_cnn import Halving, small_cnn
 from tlmtl.models.source import hash_state
 from tlmtl.models.timm import timm_model
 from tlmtl.models.torchvision import torchvision_model
@@ -139,9 +141,9 @@ def prepared(family: str, strategy: str) -> tuple[Setup, dict[str, bool]]:
     groups = Groups(model, rules, Constant(), Units(4, 8, STEPS), list(terms.values()))
     source_model = copy.deepcopy(encoder.module).eval().requires_grad_(False) if strategy == "distill" else None
     setup = Setup(
-        model, tasks, {"target": stream}, stream, Sum(tasks=tasks), terms, groups,
-        groups.optimizer(torch.optim.AdamW, 1e-3, weight_decay=0.1),
-        total=STEPS, steps_per_epoch=4, batch_size=2, evaluate_every=1, checkpoint_every=1, seed=0,
+        model, tasks, {"target": stream}, {"target": stream}, lambda epoch: plan({"target": 8}, 2, 0, epoch),
+        Sum(tasks=tasks), terms, groups, groups.optimizer(torch.optim.AdamW, 1e-3, weight_decay=0.1),
+        total=STEPS, steps_per_epoch=4, evaluate_every=1, checkpoint_every=1, seed=0,
         autocast=nullcontext, device=torch.device("cpu"), source_model=source_model,
     )  # fmt: skip
     return setup, {name: rule.frozen for name, rule in rules.items()}
@@ -183,3 +185,18 @@ def test_frozen_is_unchanged_to_the_bit_and_the_rest_changes(family, strategy):
         backbone = [{name: h for name, h in seen.items() if name.startswith("backbone.")} for seen in look.seen]
         assert backbone[0] == backbone[1] == backbone[STEPS // 2] != backbone[STEPS // 2 + 1]
         assert look.seen[0]["heads.t.linear.weight"] != look.seen[1]["heads.t.linear.weight"]
+
+
+@settings(deadline=None, max_examples=40)
+@given(shape=st.tuples(*(st.integers(1, 9) for _ in range(4))), seed=st.integers(0, 99))
+def test_halving_is_max_pooling_to_the_bit(shape, seed):
+    """Values of which many are equal, so that ties are broken in the same way."""
+    torch.manual_seed(seed)
+    shape = (*shape[:2], shape[2] + 1, shape[3] + 1)
+    input = torch.randn(shape).mul(2).round().requires_grad_()
+    ours, theirs = Halving()(input), nn.MaxPool2d(2)(input)
+    assert torch.equal(ours, theirs)
+    gradient = torch.randn_like(theirs)
+    assert torch.equal(torch.autograd.grad(ours, input, gradient)[0], torch.autograd.grad(theirs, input, gradient)[0])
+    with torch.no_grad():
+        assert torch.equal(Halving()(input), theirs)
