@@ -136,9 +136,10 @@ class TorchJD(Weighting):
         """What the aggregator gives each row, (K,), for `rows` (K, P), those of `tasks`."""
         aggregator, at = self._aggregator(len(tasks)), [self.index[name] for name in tasks]
         if self.aggregator == "NashMTL":
-            # It starts from the weights that it found last, which it does not save and has for a fixed number of tasks. They
-            # are of degree -1 in the rows, and its solver fails where these are small: rows of mean square 1 in their place.
-            scale = rows.square().sum(1).mean().sqrt()
+            # It starts from the weights that it found last, 1 at first, which it does not save and has for a fixed number of
+            # tasks. They are of degree -1 in the rows. Its solver fails where rows are small, and often where a start of 1 is
+            # not above the solution: it gets rows of 30 on the average in place of ours.
+            scale = rows.square().sum(1).mean().sqrt() / 30
             if not scale > 0:
                 return torch.ones_like(rows[:, 0])
             aggregator.weighting.prvs_alpha = self.memory[at].numpy()
