@@ -1,6 +1,8 @@
 """What tasks share and what they don't: separate models in one run equal runs of their own; identity of runs and baselines."""
 
 import csv
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,15 @@ from safetensors.torch import load_file
 import tlmtl
 from tlmtl import api, identity
 from tlmtl.assemble import assemble, setup
+from tlmtl.branches import Branches
+from tlmtl.evaluation import Predictions, measure, selection_score
 from tlmtl.hardware import machine
+from tlmtl.loop import fit
+from tlmtl.models.heads import LinearHead
+from tlmtl.models.small_cnn import small_cnn
+from tlmtl.sharing.hard import HardSharing
+from tlmtl.tasks.regression import Regression
+from tlmtl.training import State, Watch
 
 TASKS = ["left", "right", "sum"]
 QUICK = [
@@ -98,6 +108,24 @@ def test_a_baseline_differs_in_tasks_sharing_and_weighting_alone():
         assert identity.baseline_id(compose(*other)) != first, other
 
 
+def test_auxiliary_tasks_and_tasks_without_labels_choose_no_epoch():
+    model = HardSharing(small_cnn(4), {name: LinearHead(16, 1) for name in "abc"})
+    tasks = {name: Regression(name, 0.0, 1.0, ["mae"], primary=name != "c") for name in "abc"}
+    branches = Branches(model)
+    assert branches.score("", tasks, {"a": 0.5, "b": 0.1, "c": -9.0}) == pytest.approx(0.3)
+    assert branches.score("", tasks, {"a": 0.5, "b": math.nan, "c": -9.0}) == 0.5
+    assert branches.score("", tasks, {"a": math.nan, "b": math.nan, "c": 1.0}) == -math.inf
+    auxiliary = {name: replace(task, primary=False) for name, task in tasks.items()}
+    assert branches.score("", auxiliary, {"a": 0.5, "b": 0.1, "c": 0.6}) == pytest.approx(0.4)
+
+
+def test_a_task_whose_validation_labels_are_equal_does_not_drown_the_others():
+    task = Regression("a", 0.0, 1.0, ["mae"])
+    for target, expected in ((torch.full((4,), 0.5), 1 - 0.25), (torch.tensor([0.0, 1, 0, 1]), 1 - 0.5 / 0.25)):
+        said = Predictions({"a": torch.zeros(4, 1)}, {"a": target}, {"a": torch.ones(4, dtype=torch.bool)})
+        assert selection_score(task, said, measure(task, said)) == pytest.approx(expected)
+
+
 def rows_of(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "results.csv").open()))
 
@@ -131,9 +159,6 @@ def test_labels_seen_counts_what_gave_a_loss(tmp_path, monkeypatch):
     there = parts.data["target"].mask["left"]
     there[parts.data["target"].splits["train"][::2]] = False
     made = setup(parts, machine(cfg.hardware, 1))
-    from tlmtl.loop import fit
-    from tlmtl.training import State, Watch
-
     state = State()
     fit(made, state, Watch())
     assert state.labels == {"left": 3 * 20, "right": 3 * 40, "sum": 3 * 40} and state.examples == 3 * 40
