@@ -33,6 +33,7 @@ from tlmtl.models.heads import make_head
 from tlmtl.models.source import Report, Source, check_leak, load_into
 from tlmtl.models.statistics import Statistics
 from tlmtl.optim import Groups, Units
+from tlmtl.preprocess import Normalize
 from tlmtl.sharing.base import Sharing
 from tlmtl.strategies.rules import match, parse_rules
 from tlmtl.tasks.base import Task
@@ -205,7 +206,7 @@ def _further(cfg: DictConfig, data: dict[str, Data], allow: list[str], cache: Pa
 def _shape(data: Data, encoder: Encoder) -> tuple[int, ...]:
     """(C, H, W) of the training images as the model takes them."""
     first = torch.from_numpy(data.splits["train"][:1])
-    return tuple(data.examples.images.read(first, encoder.preprocess).shape[1:])
+    return tuple(Normalize(encoder.preprocess)(data.examples.images.read(first, encoder.preprocess)).shape[1:])
 
 
 def _weighting(cfg: DictConfig, tasks: dict[str, Task], units: Units, model: Any, streams: int) -> Weighting:

@@ -27,7 +27,7 @@ class Statistics(nn.Module):
             for i, norm in enumerate(self.norms):
                 for name, tensor in norm.named_buffers(recurse=False):
                     kept.register_buffer(f"{i}_{name}", tensor.clone())
-            self.add_module(part, kept)
+            self._modules[part] = kept  # add_module refuses names of its own methods (`type`)
         self.first = parts[0]
         self._use(self.first)
 

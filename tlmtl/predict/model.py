@@ -71,7 +71,7 @@ def load(folder: Path, allow: list[str]) -> Trained:
     try:
         encoder = _made(Encoder, build(nodes["model"], "model", allow=allow, channels=channels), "model")
         settings = typed(Head, nodes["head"], "head")
-        shape = (channels, *size)
+        shape = (max(channels, len(about["preprocess"].mean)), *size)  # grey is repeated where a model takes colour
         heads = {name: make_head(task, encoder.feature_size, shape, settings) for name, task in tasks.items()}
         shared = build(nodes["sharing"], "sharing", allow=allow, encoder=encoder, heads=heads)
         model: Sharing = _made(Sharing, shared, "sharing")
