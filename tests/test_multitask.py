@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_resume import StopAt, decided, parameters
 
 import tlmtl
-from tlmtl import api, identity
+from tlmtl import api, identity, job, pretrain
 from tlmtl.assemble import assemble, setup
 from tlmtl.branches import Branches
 from tlmtl.evaluation import Predictions, measure, selection_score
@@ -19,6 +20,7 @@ from tlmtl.hardware import machine
 from tlmtl.loop import fit
 from tlmtl.models.heads import LinearHead
 from tlmtl.models.small_cnn import small_cnn
+from tlmtl.presets import packaged_folder
 from tlmtl.sharing.hard import HardSharing
 from tlmtl.tasks.regression import Regression
 from tlmtl.training import State, Watch
@@ -162,3 +164,16 @@ def test_labels_seen_counts_what_gave_a_loss(tmp_path, monkeypatch):
     state = State()
     fit(made, state, Watch())
     assert state.labels == {"left": 3 * 20, "right": 3 * 40, "sum": 3 * 40} and state.examples == 3 * 40
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (packaged_folder() / "weighting").glob("*.yaml")))
+def test_a_run_that_was_stopped_ends_the_same_with_every_weighting(name, tmp_path):
+    short = ["train.epochs=6st", "train.evaluate_every=3st", "train.checkpoint_every=1st", "weighting.level=features"]
+    cfg = pretrain.with_source(compose("strategy=multitask", f"weighting={name}", "train.accumulate=2", *short))
+    job.execute(cfg, tmp_path / "whole", "whole")
+    with pytest.raises(KeyboardInterrupt):
+        job.execute(cfg, tmp_path / "stopped", "stopped", StopAt(4))
+    torch.manual_seed(1)
+    job.execute(cfg, tmp_path / "stopped", "stopped")
+    assert decided(tmp_path / "stopped") == decided(tmp_path / "whole")
+    assert parameters(tmp_path / "stopped") == parameters(tmp_path / "whole")
