@@ -136,7 +136,7 @@ def main(names: list[str]) -> None:
         for name in [name for name in aggregators if name not in AS_THEY_COME]:
             ours, theirs = Training(name, tasks, "parameters"), Training(name, tasks, "parameters")
             found = ratio(ours.step, theirs.step_of_torchjd)
-            show(f"K={tasks} {name} at the parameters, over TorchJD called directly", found, 1.0)
+            show(f"K={tasks} {name} at the parameters, over TorchJD called directly", found, 1.05)  # 1, but for noise
     plain = statistics.median(memory("sum", "loss") for _ in range(3))
     for name in aggregators:
         taken = statistics.median(memory(name, "features") for _ in range(3))

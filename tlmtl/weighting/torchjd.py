@@ -249,8 +249,8 @@ def _fair(aggregator: Any, gramian: Tensor) -> Tensor:
 def _solved(rows: Tensor, vector: Tensor) -> Tensor:
     """Weights (K,) with which `rows` (K, P) make `vector` (P,), which lies in their span: by least squares, on rows of
     length 1, so that short ones count."""
-    norms = rows.norm(dim=1).double()
-    units = torch.nan_to_num(rows / rows.norm(dim=1, keepdim=True))
-    gram = (units @ units.T).double()
-    weights = torch.linalg.pinv(gram, rtol=1e-6, hermitian=True) @ (units @ vector).double()
+    gramian = (rows @ rows.T).double()
+    norms = gramian.diagonal().sqrt()
+    cosines = torch.nan_to_num(gramian / (norms.unsqueeze(1) * norms))
+    weights = torch.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ torch.nan_to_num((rows @ vector).double() / norms)
     return torch.where(norms > 0, weights / norms, 0.0)
