@@ -20,7 +20,8 @@ def pieces_of(setup: Setup, batch: Batch) -> list[Batch]:
 
 def forward(setup: Setup, piece: Batch, state: State) -> dict[str, Output]:
     """By stream, what the model gives for the tasks of that stream that still train."""
-    run, layers = setup.forward or setup.model, layers_of(list(setup.terms.values()))
+    run = setup.model if setup.forward is None else setup.forward
+    layers = layers_of(list(setup.terms.values()))
     active = {name: setup.branches.active(setup.streams[name].mask, state.stopped) for name in piece}
     found = {}
     for name, part in piece.items():
