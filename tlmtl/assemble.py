@@ -204,7 +204,9 @@ def _further(cfg: DictConfig, data: dict[str, Data], allow: list[str], cache: Pa
 
 
 def _shape(data: Data, encoder: Encoder) -> tuple[int, ...]:
-    """(C, H, W) of the training images as the model takes them."""
+    """(C, H, W) of the training images as the model takes them; () where no task has to make them again."""
+    if not any(task.of_input for task in data.tasks.values()):
+        return ()
     first = torch.from_numpy(data.splits["train"][:1])
     return tuple(Normalize(encoder.preprocess)(data.examples.images.read(first, encoder.preprocess)).shape[1:])
 
