@@ -233,6 +233,6 @@ def test_statistics_are_of_the_part_whose_batch_it_is():
     wrong = model[1](model[0](batches["b"]))  # outside: those of the first part
     assert wrong.mean(0).abs().max() > 1
     state = model.state_dict()
-    assert {"1.running_mean", "statistics.a.0_running_mean", "statistics.b.0_running_mean"} <= set(state)
-    assert torch.equal(state["1.running_mean"], state["statistics.a.0_running_mean"])
+    assert {"1.running_mean", "statistics.a.1/running_mean", "statistics.b.1/running_mean"} <= set(state)
+    assert torch.equal(state["1.running_mean"], state["statistics.a.1/running_mean"])
     assert sum(p.numel() for p in model.parameters()) == 3 * 4 + 4 + 8  # statistics are no parameters

@@ -82,10 +82,10 @@ def write_model(
     data: Mapping[str, Data],
     source: Source | None,
     model: Sharing,
-    shape: tuple[int, ...],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
     """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the configs of model, sharing and
-    heads, pre-processing, `shape` (C, H, W) of an input (of the first data set's), tasks with their classes and scales, and
+    heads, pre-processing, `shape` (C, H, W) of an input, `shapes` where those of a joint data set's parts differ, tasks, and
     `parts`, the tasks of each part of a joint data set whose parts have batch norm statistics of their own. The tensors
     `tlmtl.seen_inputs` and `tlmtl.chosen_inputs` hold hashes of every image that the parameters were trained on, and chosen
     by, their source's included, so that no later run is tested on one of them unawares."""
@@ -103,7 +103,8 @@ def write_model(
         "sharing": OmegaConf.to_container(cfg.sharing, resolve=True),
         "head": OmegaConf.to_container(cfg.head, resolve=True),
         "channels": next(iter(data.values())).channels,
-        "shape": list(shape),
+        "shape": list(next(iter(shapes.values()))),
+        "shapes": {part: list(shape) for part, shape in shapes.items()} if len(set(shapes.values())) > 1 else {},
         "preprocess": encoder.preprocess.as_dict(),
         "tasks": {name: task.describe() for one in data.values() for name, task in one.tasks.items()},
         "parts": {} if model.statistics is None else {name: list(one.tasks) for name, one in data.items()},

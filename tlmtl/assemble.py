@@ -6,7 +6,7 @@ is refused before its first job starts.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,7 @@ from tlmtl.tasks.base import Task
 from tlmtl.tasks.imbalance import draw_weights, with_class_weights
 from tlmtl.terms.base import Context, Term, layers_of
 from tlmtl.training import Setup
-from tlmtl.weighting.base import Weighting
-
-PLAIN_SUM = "tlmtl.weighting.static.Sum"
+from tlmtl.weigh import private_of, weighting_of
 
 
 @dataclass
@@ -117,13 +115,15 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
         model.statistics = Statistics(model, list(data))
     rules = match(parse_rules(cfg.strategy.rules), [name for name, _ in model.named_parameters()])
     units = _units(cfg, data, joint)
-    weighting = _weighting(cfg, tasks, units, model, len(data))
+    weighting = weighting_of(cfg, tasks, units, model, len(data))
     fusion = build(cfg.fusion, "fusion", allow=allow)
     check_fusion(fusion, tasks)
     context = Context(model, encoder, tasks, {}, cfg.strategy.init == "source")
     for name, term in terms.items():
         _seeded(cfg, f"setup/{name}", lambda term=term: term.setup(context))
-    groups = Groups(model, rules, build(cfg.schedule, "schedule", allow=allow), units, [*terms.values(), weighting])
+    own = private_of(weighting, model, encoder, next(iter(data.values())).channels)
+    schedule = build(cfg.schedule, "schedule", allow=allow)
+    groups = Groups(model, rules, schedule, units, [*terms.values(), weighting], own)
     if not any(group["start"] == 0 for group in groups.groups):
         raise ConfigError("Nothing trains: every parameter is frozen by 'strategy.rules' at the start of the run.")
     groups.schedule(0, units.total, units)  # a wrong warm-up is told here
@@ -211,28 +211,6 @@ def _shape(data: Data, encoder: Encoder) -> tuple[int, ...]:
     return tuple(Normalize(encoder.preprocess)(data.examples.images.read(first, encoder.preprocess)).shape[1:])
 
 
-def _weighting(cfg: DictConfig, tasks: dict[str, Task], units: Units, model: Any, streams: int) -> Weighting:
-    """How the task losses become one update: a plain sum where there is nothing to weigh.
-
-    Raises ConfigError for a weighting that looks at features which the tasks do not share.
-    """
-    found = build(cfg.weighting, "weighting", allow=list(cfg.allow), tasks=tasks, steps_per_epoch=units.steps_per_epoch)
-    if len(tasks) == 1 or model.separate:
-        equal = {name: replace(task, weight=1.0) for name, task in tasks.items()}  # type: ignore[type-var]
-        return build({"_target_": PLAIN_SUM}, "weighting", tasks=equal)
-    if not found.scalar and found.level == "features" and (streams > 1 or not model.one_feature):
-        why = (
-            "the tasks of a joint data set have different inputs"
-            if streams > 1
-            else f"with sharing={cfg.composed.choices.get('sharing')} the heads do not take the same features"
-        )
-        raise ConfigError(
-            f"'weighting.level=features' needs tasks that share one input and one feature tensor, but {why}. "
-            "Use weighting.level=parameters."
-        )
-    return found
-
-
 def _megabytes(value: int) -> int:
     if value < 0:
         raise ConfigError(f"'hardware.images_mb' should be 0 or more megabytes. Found {value}.")
@@ -260,7 +238,7 @@ def _units(cfg: DictConfig, data: dict[str, Data], joint: Joint | None) -> Units
         raise ConfigError(f"'train.clip' should be above 0, or null for none. Found {train.clip}.")
     if train.ema is not None and not 0 < train.ema < 1:
         raise ConfigError(f"'train.ema' should be a decay between 0 and 1, or null for none. Found {train.ema}.")
-    examples = sum(sizes.values())
+    examples = joint.sampling.examples(sizes, train.batch_size) if joint else sum(sizes.values())
     steps = joint.sampling.steps(sizes, train.batch_size) if joint else steps_per_epoch(examples, train.batch_size)
     per_epoch = Units(steps, examples)
     units = Units(per_epoch.steps_per_epoch, examples, per_epoch.steps(train.epochs, "train.epochs", of=0))

@@ -35,9 +35,9 @@ class Branches:
         return next(iter(self.tasks)) if len(self.tasks) == 1 else name.split(".")[1]
 
     def clip(self, optimizer: Optimizer, norm: float) -> None:
-        """Scale the gradients of each branch to a norm of at most `norm`; what belongs to no branch (parameters of terms)
-        counts to the only one, or is one of its own."""
-        names = {id(p): self.of(name) for name, p in self.model.named_parameters()} if len(self) > 1 else {}
+        """Scale the gradients of each branch to a norm of at most `norm`; so are those of what is not the model (parameters of
+        terms and weightings), by themselves."""
+        names = {id(p): f"branch {self.of(name)}" for name, p in self.model.named_parameters()}
         groups: dict[str, list[nn.Parameter]] = {}
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             groups.setdefault(names.get(id(parameter), ""), []).append(parameter)

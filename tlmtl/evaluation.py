@@ -28,13 +28,15 @@ class Predictions:
 
 def selection_score(task: Task, predictions: Predictions, metrics: Mapping[str, float]) -> float:
     """How well a task does on a split, for choosing an epoch: 1 - loss / loss of the best constant predictor; 0 is as good
-    as that, 1 is perfect, NaN where no example has a label.
+    as that, 1 is perfect, -inf for a loss that is not finite, NaN where no example has a label.
 
     Where all labels are equal a constant is perfect, and a ratio would drown every other task: it is 1 - loss then.
     """
     there = predictions.mask[task.name]
     if not there.any():
         return math.nan
+    if not math.isfinite(metrics["loss"]):
+        return -math.inf
     constant = task.constant_loss(predictions.targets[task.name][there])
     return 1 - metrics["loss"] / (constant if constant > NOTHING else 1.0)
 

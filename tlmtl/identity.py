@@ -34,7 +34,8 @@ def baseline_id(cfg: DictConfig) -> str:
     found = _what_matters(_resolved(raw))
     for key in ("tasks", "sharing", "weighting", "fusion"):
         found.pop(key, None)
-    found["dataset"].pop("default_tasks", None)
+    for key in ("default_tasks", "own_statistics"):
+        found["dataset"].pop(key, None)
     for task in found["dataset"].get("tasks", {}).values():
         for key in ("weight", "primary"):
             task.pop(key, None)
@@ -130,6 +131,8 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
         found.pop(key, None)
     for key in ("workers", "images_mb"):
         found["hardware"].pop(key, None)
+    if found["dataset"].get("sampling") not in (None, "temperature"):
+        found["dataset"].pop("temperature", None)
     for node in (found["dataset"], found["source"].get("dataset") or {}):
         parts = node.get("parts") or {}
         for one in (node, *(parts.values() if isinstance(parts, dict) else ())):
@@ -148,6 +151,9 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
         found["sharing"] = {"_target_": HARD}  # one task has nothing to share
     if len(found["tasks"]) == 1 or _separates(cfg):
         found["weighting"] = None
+        for task in found["dataset"].get("tasks", {}).values():
+            task.pop("weight", None)
+        found["dataset"].pop("own_statistics", None)
     elif find_target(cfg.weighting, "weighting", "weighting", cfg.allow).scalar:
         found["weighting"].pop("level", None)
     return found

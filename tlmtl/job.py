@@ -173,6 +173,11 @@ def _opening(parts: Assembly, machine: hardware.Machine) -> str:
             if not there.all():
                 lines.append(f"task {task}: {int(there.sum())} of {len(there)} training examples have its label")
     if parts.joint is not None:
+        if not parts.joint.sampling.several(len(one.tasks) for one in parts.data.values()) and len(parts.tasks) > 1:
+            lines.append(
+                "Each step holds the loss of one task, so a weighting has nothing to compare: dataset.sampling=longest has a "
+                "batch of every part in each step."
+            )
         lines.append(parts.joint.sampling.line(parts.sizes, parts.cfg.train.batch_size))
     if not parts.weighting.scalar and not parts.groups.shared_at(0):
         lines.append("No shared parameter trains at the start: the weighting is that of a plain sum until one does.")

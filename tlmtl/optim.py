@@ -3,7 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,12 +120,19 @@ class Groups:
         rules: by parameter name, as `rules.match` gives them.
         schedule, units: the learning rate of a group follows the schedule over the group's own window, from its start.
         extra: modules with parameters of their own (terms, weightings), trained at the base rate throughout.
+        private: names of parameters that serve one task alone; those of heads always do.
     """
 
     def __init__(
-        self, model: nn.Module, rules: dict[str, Rule], schedule: Schedule, units: Units, extra: list[nn.Module]
+        self,
+        model: nn.Module,
+        rules: dict[str, Rule],
+        schedule: Schedule,
+        units: Units,
+        extra: list[nn.Module],
+        private: Collection[str] = (),
     ) -> None:
-        self.model, self.schedule, self.units = model, schedule, units
+        self.model, self.schedule, self.units, self.private = model, schedule, units, private
         self.groups: list[dict[str, Any]] = []
         by_kind: dict[tuple, list[str]] = {}
         parameters = dict(model.named_parameters())
@@ -134,7 +141,7 @@ class Groups:
             # Norms and biases are not decayed: a pull towards zero says nothing about them (He et al. 2019, sec. 3.1).
             kind = (rule.frozen or start >= units.total, start, rule.lr_scale, parameters[name].ndim > 1)
             by_kind.setdefault(kind, []).append(name)
-        self.shared: list[nn.Parameter] = []  # those that all tasks share and that train now
+        self.shared: list[nn.Parameter] = []  # those that tasks share and that train now
         self.frozen = [parameters[n] for kind, names in by_kind.items() if kind[0] for n in names]
         for (frozen, start, scale, decayed), names in by_kind.items():
             if not frozen:
@@ -179,9 +186,10 @@ class Groups:
         return self.lr * self.schedule(step, self.units.total, self.units)
 
     def shared_at(self, step: int) -> list[nn.Parameter]:
-        """The parameters that all tasks share and that train at `step`."""
+        """The parameters that tasks share and that train at `step`."""
         training = {id(p) for group in self.groups if step >= group["start"] for p in group["params"]}
-        return [p for name, p in self.model.named_parameters() if id(p) in training and not name.startswith("heads.")]
+        shared = [(n, p) for n, p in self.model.named_parameters() if not (n.startswith("heads.") or n in self.private)]
+        return [p for _, p in shared if id(p) in training]
 
     def trained(self) -> int:
         """How many parameters of the model train at some time in the run."""

@@ -46,8 +46,10 @@ def finish(
     with results.timed(state.seconds, "eval"):
         sets = _said(parts, made)
     artifacts.write_predictions(folder.path / "predictions.parquet", sets)
-    shape = next(iter(made.streams.values())).shape()
-    artifacts.write_model(folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shape)
+    shapes = {name: stream.shape() for name, stream in made.streams.items()}
+    artifacts.write_model(
+        folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shapes
+    )
     seconds, trained = state.seconds, parts.groups.trained()
     costs = {
         "steps": state.step,
@@ -108,14 +110,17 @@ def _measured(sets: Sequence[Said], parts: Assembly, labels: Mapping[str, int]) 
     dataset = parts.cfg.composed.choices.get("dataset")
     for data in parts.data.values():
         val, test = said["val", id(data)], said["test", id(data)]
+        own = {"data_hash": data.hash, "subset_hash": data.subset_hash}  # of the part, so that other runs of it compare
         for task in data.tasks.values():
             found = {one.split: measure(task, one.predictions) for one in (val, test)}
-            yield _task(task, labels) | _metrics(task, "val", found["val"]) | _metrics(task, "test", found["test"])
+            yield (
+                _task(task, labels) | own | _metrics(task, "val", found["val"]) | _metrics(task, "test", found["test"])
+            )
         splits = {"val": val.predictions, "test": test.predictions}
         for name, fused in fused_metrics(parts.fusion, parts.tasks, splits).items():
             task = parts.tasks[name]
             cells = [cell for split, values in fused.items() for cell in _metrics(task, split, values).items()]
-            yield {"task": FUSED.format(name), "kind": task.kind, "primary": False, **dict(cells)}
+            yield {"task": FUSED.format(name), "kind": task.kind, "primary": False, **own, **dict(cells)}
     for also, data in parts.further.items():
         about = {"dataset": f"{dataset}->{also}", "data_hash": data.hash, "skipped": data.examples.skipped}
         for task in data.tasks.values():

@@ -3,7 +3,7 @@
 Like `streams.plan`, it is a pure function of seed and epoch, so that a resumed run sees what it would have seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,18 @@ class Sampling:
         """Steps of an epoch."""
         each = [steps_per_epoch(size, batch_size) for size in sizes.values()]
         return max(each) if self.how == "longest" else sum(each)
+
+    def examples(self, sizes: Mapping[str, int], batch_size: int) -> int:
+        """How many examples an epoch holds, for `longest` and drawn turns about so many."""
+        if self.how == "proportional":
+            return sum(sizes.values())
+        batches = {name: size / steps_per_epoch(size, batch_size) for name, size in sizes.items()}  # their mean length
+        share = 1.0 if self.how == "longest" else 1 / len(sizes)
+        return round(share * self.steps(sizes, batch_size) * sum(batches.values()))
+
+    def several(self, tasks: Iterable[int]) -> bool:
+        """Whether a step holds losses of several tasks, where the parts have so many tasks."""
+        return self.how == "longest" or max(tasks) > 1
 
     def plan(
         self,

@@ -21,15 +21,18 @@ class Statistics(nn.Module):
 
     def __init__(self, model: nn.Module, parts: Sequence[str]) -> None:
         super().__init__()
-        self.norms = [m for m in model.modules() if getattr(m, "running_mean", None) is not None]  # not registered again
+        norms = {n: m for n, m in model.named_modules() if getattr(m, "running_mean", None) is not None}
+        self._norms = {
+            name.replace(".", "/"): norm for name, norm in norms.items()
+        }  # in a dict, so not registered again
         for part in parts:
             kept = nn.Module()
-            for i, norm in enumerate(self.norms):
+            for where, norm in self._norms.items():
                 for name, tensor in norm.named_buffers(recurse=False):
-                    kept.register_buffer(f"{i}_{name}", tensor.clone())
+                    kept.register_buffer(f"{where}/{name}", tensor.clone())
             self._modules[part] = kept  # add_module refuses names of its own methods (`type`)
-        self.first = parts[0]
-        self._use(self.first)
+        self._first = parts[0]
+        self._use(self._first)
 
     @contextmanager
     def of(self, part: str) -> Iterator[None]:
@@ -38,11 +41,11 @@ class Statistics(nn.Module):
         try:
             yield
         finally:
-            self._use(self.first)
+            self._use(self._first)
 
     def _use(self, part: str) -> None:
         kept = self._modules[part]
         assert kept is not None
-        for i, norm in enumerate(self.norms):
+        for where, norm in self._norms.items():
             for name in norm._buffers:
-                norm._buffers[name] = kept._buffers[f"{i}_{name}"]
+                norm._buffers[name] = kept._buffers[f"{where}/{name}"]

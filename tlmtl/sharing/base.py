@@ -55,3 +55,24 @@ def fresh(name: str, make: Callable[[], M]) -> M:
     with torch.random.fork_rng(devices=[]):  # on the CPU, where models are made
         torch.default_generator.manual_seed(seed)
         return make()
+
+
+def private(model: Sharing, shape: Sequence[int]) -> set[str]:
+    """Names of the parameters that serve no more than one task (heads, gates, experts and masks of one task's own), found by
+    asking each task's output what it depends on. Called before any parameter is frozen.
+
+    Arguments:
+        shape: (C, H, W) of an input that the backbone takes.
+    """
+    if model.one_feature:
+        return {name for name, _ in model.named_parameters() if name.startswith("heads.")}
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    uses = dict.fromkeys(names, 0)
+    training = model.training
+    outputs = model.eval()(torch.zeros(2, *shape), list(model.heads)).heads
+    model.train(training)
+    for output in outputs.values():
+        found = torch.autograd.grad(output.sum(), parameters, retain_graph=True, allow_unused=True)
+        for name, gradient in zip(names, found, strict=True):
+            uses[name] += gradient is not None
+    return {name for name, count in uses.items() if count < 2}

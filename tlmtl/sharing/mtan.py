@@ -39,7 +39,7 @@ class MTAN(Sharing):
             task: [
                 fresh(f"mtan/{task}/{stage}", partial(Attention, *size, reduction)) for stage, size in enumerate(sizes)
             ]
-            for task in heads
+            for task in sorted(heads)  # a saved model's tasks come in this order
         }
         self.shared = ByTask({task: nn.ModuleList(modules) for task, modules in made.items()})
 

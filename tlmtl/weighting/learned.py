@@ -10,19 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from tlmtl.tasks.base import Task
+from tlmtl.tasks.reconstruction import Reconstruction
+from tlmtl.tasks.regression import Regression
 from tlmtl.weighting.base import Weighting, refuse_weights
-
-GAUSSIAN = ("regression", "reconstruction")  # kinds whose loss is a squared or absolute error
 
 
 class Uncertainty(Weighting):
-    """sum_k of exp(-s_k) L_k + s_k / 2, for a regression or reconstruction exp(-s_k) / 2 L_k + s_k / 2.
+    """sum_k of f_k exp(-s_k) L_k + p_k s_k, with s learned from 0: the negative log-likelihood of each task's noise.
 
     Kendall, Gal & Cipolla 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics",
-    eqs. 7 (regression) and 10 (classification), with s = log sigma^2, learned from 0. Best at fixed losses is
-    exp(s_k) = 2 L_k for a classification and L_k for a regression.
+    eqs. 7 (regression) and 10 (classification). exp(s) is the variance sigma^2, for l1 the scale b. By a task's loss:
 
-    A task that is absent from a step leaves its s as it is. With `train.accumulate`, s_k / 2 counts once a step.
+    - squared error (a regression with loss=mse, a reconstruction): f = p = 1/2, a Gaussian; best at exp(s) = L.
+    - loss=huber: f = 1, p = 1/2, a Gaussian too, as the loss holds its 1/2 (beyond delta it is no likelihood); exp(s) = 2 L.
+    - loss=l1: f = p = 1, a Laplace density, -log(exp(-|e| / b) / 2b) = |e| / b + log b + log 2; exp(s) = L.
+    - any other, a cross-entropy: f = 1, p = 1/2; exp(s) = 2 L.
+
+    A task that is absent from a step leaves its s as it is. With `train.accumulate`, p_k s_k counts once a step.
 
     Arguments:
         level: ignored, so that a sweep over weightings composes.
@@ -32,10 +36,11 @@ class Uncertainty(Weighting):
         super().__init__()
         refuse_weights(tasks, "weighting=uncertainty learns its weights")
         self.index = {name: i for i, name in enumerate(tasks)}
-        self.log_variance = nn.Parameter(torch.zeros(len(tasks)))  # s, (K,)
-        factors = [0.5 if task.kind in GAUSSIAN else 1.0 for task in tasks.values()]
+        self.log_variance = nn.Parameter(torch.zeros(len(tasks)))  # s, (K,); log b for l1
+        factors, penalties = zip(*(_form(task) for task in tasks.values()), strict=True)
         self.register_buffer("factors", torch.tensor(factors), persistent=False)
-        self.penalised: set[str] = set()  # tasks whose s/2 has been added in this step
+        self.register_buffer("penalties", torch.tensor(penalties), persistent=False)
+        self.penalised: set[str] = set()  # tasks whose p s has been added in this step
 
     def begin_step(self) -> None:
         self.penalised = set()
@@ -50,7 +55,16 @@ class Uncertainty(Weighting):
         scale = self.get_buffer("factors") * torch.exp(-self.log_variance)
         new = [name for name in losses if name not in self.penalised]
         self.penalised.update(new)
-        return _backward(losses, extra, scale, self.log_variance / 2, self.index, new)
+        return _backward(losses, extra, scale, self.get_buffer("penalties") * self.log_variance, self.index, new)
+
+
+def _form(task: Task) -> tuple[float, float]:
+    """f and p of `Uncertainty`."""
+    if isinstance(task, Reconstruction):
+        return 0.5, 0.5
+    if isinstance(task, Regression):
+        return {"mse": (0.5, 0.5), "l1": (1.0, 1.0), "huber": (1.0, 0.5)}[task.loss_name]
+    return 1.0, 0.5
 
 
 class IMTLL(Weighting):
