@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,12 +14,16 @@ from torch import nn
 import tlmtl
 from tlmtl import api, job, pretrain
 from tlmtl.assemble import assemble, setup
+from tlmtl.compare.groups import summarise
+from tlmtl.data.digits import digits
 from tlmtl.data.joint import tasks_of
+from tlmtl.data.mnist5k import mnist5k
 from tlmtl.data.sampling import SAMPLINGS, Sampling
 from tlmtl.data.streams import plan
 from tlmtl.errors import ConfigError
 from tlmtl.hardware import machine
 from tlmtl.models.statistics import Statistics
+from tlmtl.predict.model import Engine, load
 
 JOINT = ["dataset=joint", "strategy=multitask", "model.width=4", "progress=false", "source.train.epochs=1st"]
 SIZES = {"a": 50, "b": 7, "c": 200}
@@ -236,3 +241,69 @@ def test_statistics_are_of_the_part_whose_batch_it_is():
     assert {"1.running_mean", "statistics.a.1/running_mean", "statistics.b.1/running_mean"} <= set(state)
     assert torch.equal(state["1.running_mean"], state["statistics.a.1/running_mean"])
     assert sum(p.numel() for p in model.parameters()) == 3 * 4 + 4 + 8  # statistics are no parameters
+
+
+@pytest.mark.parametrize("sharing", ["hard", "none", "cross_stitch", "mtan", "mmoe", "ple"])
+def test_a_model_of_parts_says_the_same_when_it_is_built_again(sharing, tmp_path, monkeypatch):
+    """Parts and tasks in an order other than the alphabet's, as a saved model lists them."""
+    monkeypatch.chdir(tmp_path)
+    ran = api.run(
+        compose(
+            "dataset.parts=[mnist5k,digits]", f"sharing={sharing}", "dataset.labels_per_class=2", "train.epochs=4st",
+            "tasks=[mnist5k_digit,digits_digit,digits_ink]",
+        )
+    )  # fmt: skip
+    trained = load(ran.folder, [])
+    said = pd.read_parquet(ran.folder / "predictions.parquet")
+    for part, examples in (("digits", digits()), ("mnist5k", mnist5k())):
+        rows = said[said.task.eq(f"{part}_digit") & said.split.eq("test")].head(20)
+        where = torch.tensor([examples.ids.index(name.removeprefix(f"{part}/")) for name in rows.id])
+        again = Engine(trained)(examples.images.read(where, trained.preprocess))[f"{part}_digit"]
+        np.testing.assert_allclose(np.stack(rows.output), again.numpy(), atol=1e-4)
+
+
+def test_parts_of_different_shapes_have_no_prediction(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = api.run(compose("dataset.parts=[digits,two_digits]", "dataset.labels_per_class=2", "train.epochs=1st"))
+    with pytest.raises(ConfigError, match=r"parts whose images differ in shape \(digits 16x16, two_digits 16x28\)"):
+        load(ran.folder, [])
+
+
+def test_a_single_task_of_a_joint_data_set_is_a_baseline(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["dataset.labels_per_class=2", "train.epochs=2ep", "train.evaluate_every=1ep"]
+    tasks = ["digits_digit", "mnist5k_digit"]
+    alone = [api.run(compose(f"tasks=[{task}]", *short)).rows for task in tasks]
+    both = api.run(compose(f"tasks=[{','.join(tasks)}]", *short)).rows
+    for rows, task in zip(alone, tasks, strict=True):
+        for column in ("baseline_id", "data_hash", "subset_hash"):
+            assert rows[column].item() == both.set_index("task")[column][task], column
+    groups = summarise(pd.concat([*alone, both])).groups
+    assert groups[groups.tasks.str.contains("+", regex=False)].delta.notna().all()
+
+
+def test_durations_in_examples_count_what_is_drawn():
+    for how in SAMPLINGS:
+        drawn = [
+            sum(len(i) for step in Sampling(how).plan(SIZES, 10, 0, epoch) for i in step.values())
+            for epoch in range(50)
+        ]
+        if how in ("proportional", "longest", "round_robin"):
+            assert np.mean(drawn) == pytest.approx(Sampling(how).examples(SIZES, 10), rel=0.03), how
+    assert Sampling("longest").examples(SIZES, 10) == 540
+
+
+def test_a_weighting_that_has_nothing_to_compare_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["dataset.labels_per_class=2", "train.epochs=1st", "tasks=[digits_digit,mnist5k_digit]"]
+    for how, told in (("proportional", True), ("longest", False)):
+        ran = api.run(compose(f"dataset.sampling={how}", "weighting=dwa", *short))
+        assert ("a weighting has nothing to compare" in (ran.folder / "log.txt").read_text()) is told
+
+
+def test_parts_may_have_any_name():
+    names = "dataset.parts=[{first:{from:digits}},{type:{from:digits,split_seed:0}},{norms:{from:mnist5k}}]"
+    model = assemble(compose(names, "dataset.labels_per_class=1", "tasks=default"), with_source=False).model
+    assert set(model.statistics._modules) == {"first", "type", "norms"}
+    with model.on("norms"):
+        pass

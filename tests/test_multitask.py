@@ -15,6 +15,7 @@ import tlmtl
 from tlmtl import api, identity, job, pretrain
 from tlmtl.assemble import assemble, setup
 from tlmtl.branches import Branches
+from tlmtl.errors import ConfigError
 from tlmtl.evaluation import Predictions, measure, selection_score
 from tlmtl.hardware import machine
 from tlmtl.loop import fit
@@ -126,6 +127,28 @@ def test_a_task_whose_validation_labels_are_equal_does_not_drown_the_others():
     for target, expected in ((torch.full((4,), 0.5), 1 - 0.25), (torch.tensor([0.0, 1, 0, 1]), 1 - 0.5 / 0.25)):
         said = Predictions({"a": torch.zeros(4, 1)}, {"a": target}, {"a": torch.ones(4, dtype=torch.bool)})
         assert selection_score(task, said, measure(task, said)) == pytest.approx(expected)
+
+
+def test_a_loss_that_is_no_number_chooses_no_epoch():
+    task = Regression("a", 0.0, 1.0, ["mae"])
+    said = Predictions({"a": torch.full((2, 1), math.nan)}, {"a": torch.tensor([0.0, 1])}, {"a": torch.ones(2).bool()})
+    assert selection_score(task, said, {"loss": math.nan}) == -math.inf
+
+
+def test_weights_that_cannot_matter_are_neither_refused_nor_other_runs():
+    heavy = ["dataset.tasks.left.weight=2"]
+    for words in (["strategy=separate"], ["tasks=[left]"]):
+        parts = assemble(compose(*words, *heavy, "weighting=uncertainty"), with_source=False)
+        assert set(parts.weighting.backward({}, None, [])) == set() and parts.weighting.scalar
+        assert identity.config_hash(compose(*words, *heavy)) == identity.config_hash(compose(*words))
+    with pytest.raises(ConfigError, match=r"Unknown key 'weighting.temprature'"):
+        assemble(compose("strategy=separate", "weighting=dwa", "+weighting.temprature=1"), with_source=False)
+
+
+def test_a_compiled_model_has_no_features_to_look_at():
+    words = ["strategy=multitask", "weighting=mgda", "weighting.level=features", "hardware.compile=true"]
+    with pytest.raises(ConfigError, match="needs features that a compiled model hides"):
+        assemble(compose(*words), with_source=False)
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
