@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_resume import StopAt, decided, parameters
 
 import tlmtl
-from tlmtl import api, identity, job, pretrain
+from tlmtl import api, checkpoint, identity, job, pretrain
 from tlmtl.assemble import assemble, setup
 from tlmtl.branches import Branches
 from tlmtl.errors import ConfigError
@@ -196,6 +196,29 @@ def test_a_run_that_was_stopped_ends_the_same_with_every_weighting(name, tmp_pat
     job.execute(cfg, tmp_path / "whole", "whole")
     with pytest.raises(KeyboardInterrupt):
         job.execute(cfg, tmp_path / "stopped", "stopped", StopAt(4))
+    torch.manual_seed(1)
+    job.execute(cfg, tmp_path / "stopped", "stopped")
+    assert decided(tmp_path / "stopped") == decided(tmp_path / "whole")
+    assert parameters(tmp_path / "stopped") == parameters(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("words", "at"),
+    [
+        (["strategy=multitask", "weighting=upgrad", "weighting.update_every=3", "train.epochs=7st"], 5),
+        (["strategy=multitask", "weighting=gradnorm", "sharing=mmoe", "train.epochs=7st"], 5),
+        (["strategy=multitask", "sharing=cross_stitch", "term=[deep_supervision,supcon]", "train.epochs=7st"], 5),
+        (["strategy=separate", "train.epochs=14", "train.early_stopping=2ep", "optimizer.lr=0.02"], 26),
+    ],
+)
+def test_a_run_that_was_stopped_ends_the_same(words, at, tmp_path):
+    cfg = pretrain.with_source(compose("train.evaluate_every=1ep", "train.checkpoint_every=1st", *words))
+    job.execute(cfg, tmp_path / "whole", "whole")
+    with pytest.raises(KeyboardInterrupt):
+        job.execute(cfg, tmp_path / "stopped", "stopped", StopAt(at))
+    if "strategy=separate" in words:  # one model rests already, the others train on
+        resting = checkpoint.load(tmp_path / "stopped/checkpoint/last.pt")["state"]["stopped"]
+        assert 0 < len(resting) < 3
     torch.manual_seed(1)
     job.execute(cfg, tmp_path / "stopped", "stopped")
     assert decided(tmp_path / "stopped") == decided(tmp_path / "whole")
