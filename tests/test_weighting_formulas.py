@@ -16,7 +16,6 @@ from tlmtl.weighting.dwa import DWA
 from tlmtl.weighting.famo import FAMO
 from tlmtl.weighting.formulas import GLS, STCH
 from tlmtl.weighting.gradnorm import GradNorm
-from tlmtl.weighting.learned import IMTLL, Uncertainty
 from tlmtl.weighting.static import Static
 
 
@@ -79,43 +78,6 @@ def test_random_weights_are_torchjds_draw_and_stay_for_the_step():
     assert made.backward(numbers(1.0, 2.0, 4.0)[0], None, []) == weights
     made.begin_step()
     assert made.backward(numbers(1.0, 2.0, 4.0)[0], None, []) != weights
-
-
-def test_uncertainty_has_both_forms_of_the_paper():
-    made = Uncertainty(tasks=tasks_named("ab"))  # a classification, a regression
-    with torch.no_grad():
-        made.log_variance.copy_(torch.tensor([0.4, -0.6]))
-    losses, values = numbers(1.5, 3.0)
-    made.begin_step()
-    weights = made.backward(losses, None, [])
-    expected = [math.exp(-0.4), math.exp(0.6) / 2]
-    assert weights == pytest.approx({"a": expected[0], "b": expected[1]})
-    assert values.grad.tolist() == pytest.approx(expected)
-    slopes = [-math.exp(-0.4) * 1.5 + 0.5, -math.exp(0.6) / 2 * 3 + 0.5]
-    assert made.log_variance.grad.tolist() == pytest.approx(slopes)
-
-
-@pytest.mark.parametrize(("made", "best"), [(Uncertainty, (2 * 1.5, 3.0)), (IMTLL, (1 / 1.5, 1 / 3.0))])
-def test_learned_weights_settle_at_the_optimum_of_the_paper(made, best):
-    made = made(tasks=tasks_named("ab"))
-    (parameter,) = made.parameters()
-    optimizer = torch.optim.SGD([parameter], lr=0.5)
-    for _ in range(300):
-        optimizer.zero_grad()
-        made.begin_step()
-        made.backward(numbers(1.5, 3.0)[0], None, [])
-        optimizer.step()
-    assert parameter.exp().tolist() == pytest.approx(best, rel=1e-4)
-
-
-def test_a_regulariser_counts_once_a_step_and_for_tasks_that_are_there():
-    for name, slope in (("uncertainty", 0.5), ("imtl_l", -1.0)):
-        made = weighting(name, names="abc")
-        (parameter,) = made.parameters()
-        made.begin_step()
-        made.backward({"a": torch.zeros((), requires_grad=True)}, None, [])
-        made.backward({k: torch.zeros((), requires_grad=True) for k in "ac"}, None, [])
-        assert parameter.grad.tolist() == [slope, 0, slope]
 
 
 def test_dwa_over_three_epochs_by_hand():
