@@ -154,6 +154,20 @@ def test_further_test_sets_have_deltas_of_their_own_and_fused_rows_none():
     )
 
 
+def test_a_metric_that_leaves_a_primary_task_out_leaves_delta_m_empty():
+    runs = none(left=0.8, sum=2.0), run(left=0.9, sum=2.5)
+    summary = summed(*runs, metric="accuracy")
+    assert gains(summary)["delta"].to_dict() == pytest.approx({"left": 12.5}) and summary.groups["delta_m"].isna().all()
+    assert "Δm needs all primary tasks: without --metric. Some were not measured by accuracy." in summary.notes
+    for others in (summed(*runs), summed(*runs, metric="mae", only=pd.Index([0, 1]))):  # none left out, none shown
+        assert not any("without --metric" in note for note in others.notes)
+    auxiliary = summed(
+        *(made(left=x, sum=2.0, auxiliary=["sum"]) for made, x in ((none, 0.8), (run, 0.9))), metric="accuracy"
+    )
+    assert gains(auxiliary)["delta_m"].tolist() == pytest.approx([12.5])  # all primary tasks have the metric
+    assert not any("without --metric" in note for note in auxiliary.notes)
+
+
 def test_a_filter_takes_no_baseline_away(tmp_path, capsys):
     rows = [*none(left=0.8, sum=2.0), *run(left=0.9, sum=2.5)]
     path = str(write(tmp_path, rows))

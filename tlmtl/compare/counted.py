@@ -6,16 +6,31 @@ import pandas as pd
 SAME = ["config_hash", "dataset", "task", "data_hash", "source_hash", "tlmtl", "device"]
 
 
+def of_run(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Column `name` as one text for each run and test set: the tasks of a joint data set have a `data_hash` each."""
+    by = ["run_id", "dataset"]
+    pairs = rows[[*by, name]].dropna(subset=[name]).drop_duplicates()
+    if not pairs.duplicated(by).any():
+        return rows[name]
+    joined = pairs.sort_values(name).groupby(by, dropna=False)[name].agg("+".join).rename("joined").reset_index()
+    return rows[by].merge(joined, on=by, how="left").set_index(rows.index)["joined"]
+
+
 def apart(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """`rows` with a group of its own for each data set and device that one `group_id` was run on, and a note on it."""
+    """`rows` with a group of its own for each data set and device that one `group_id` was run on, and a note on it.
+
+    Runs differ where a task of theirs does: that tasks of one run stand on different parts of a joint data set is no
+    difference. All rows of a run stay in one group.
+    """
     notes = []
     for name in ("data_hash", "device"):
         if name in rows:
-            several = rows.groupby(["group_id", "dataset"], dropna=False)[name].transform("nunique") > 1
+            by = ["group_id", "dataset"]
+            differs = rows.groupby([*by, "task"], dropna=False)[name].transform("nunique") > 1
+            several = rows[by].assign(differs=differs).groupby(by, dropna=False)["differs"].transform("any")
             if several.any():
-                rows = rows.assign(
-                    group_id=rows["group_id"].where(~several, rows["group_id"] + " " + rows[name].fillna(""))
-                )
+                own = rows["group_id"] + " " + of_run(rows, name).fillna("")
+                rows = rows.assign(group_id=rows["group_id"].where(~several, own))
                 notes.append(
                     f"Runs of one config on different {name.replace('_hash', '')} are not repeats: kept apart by {name}."
                 )
@@ -42,7 +57,10 @@ def together(rows: pd.DataFrame, names: list[str], settings: list[str]) -> tuple
 def newest(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """One run per config: the newest that finished, else the newest. `rows` come sorted by run_id, so by time."""
     done = rows["status"] == "done"
-    finished = rows[done].drop_duplicates([name for name in SAME if name in rows], keep="last")
+    finished = rows[done]
+    # by the data of all its tasks: where one part of a joint data set changed, the older run stays whole
+    same = finished.assign(data_hash=of_run(finished, "data_hash")) if "data_hash" in rows else finished
+    finished = finished[~same.duplicated([name for name in SAME if name in rows], keep="last")]
     others = rows[~done].drop_duplicates(["config_hash", "task"], keep="last")
     others = others[~others["config_hash"].isin(finished["config_hash"])]
     kept = pd.concat([finished, others]).sort_index()

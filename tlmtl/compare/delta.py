@@ -36,18 +36,21 @@ def is_primary(rows: pd.DataFrame) -> pd.Series:
     return _text(rows, "primary").str.lower() != "false"
 
 
-def of(rows: pd.DataFrame) -> pd.DataFrame:
+def of(rows: pd.DataFrame, finished: pd.DataFrame | None = None) -> pd.DataFrame:
     """The gains of `rows`: finished ones, with `metric` and `test`, those of the baselines among them.
+
+    `finished`: all finished rows, those without the metric too, which say what primary tasks a run has; by default `rows`.
 
     Returns a frame with the index of `rows` and the columns `delta` (percent; missing without a baseline, or with one of
     0), `delta_m` (percent, the same for each task of a run on one test set; missing unless every primary task of the run
-    has its delta), `baseline` (its run_id) and `lacks` (why there is none: `none`, or `other` and the columns in which
-    the one there is differs; missing where none is due). Of several baselines one of the same version of tlmtl counts
-    first, then separate models before single-task runs, then the newest.
+    has its delta), `whole` (whether every primary task of the run is in `rows`), `baseline` (its run_id) and `lacks` (why
+    there is none: `none`, or `other` and the columns in which the one there is differs; missing where none is due). Of
+    several baselines one of the same version of tlmtl counts first, then separate models before single-task runs, then
+    the newest.
     """
     shared = rows[is_shared(rows)]
     found = pd.DataFrame({"delta": np.nan, "delta_m": np.nan}, index=rows.index)
-    found = found.assign(baseline=pd.Series(dtype="str"), lacks=pd.Series(dtype="str"))
+    found = found.assign(whole=True, baseline=pd.Series(dtype="str"), lacks=pd.Series(dtype="str"))
     if shared.empty or "baseline_id" not in rows:
         return found
     shared = shared[shared["baseline_id"].notna()]
@@ -64,7 +67,11 @@ def of(rows: pd.DataFrame) -> pd.DataFrame:
     delta = 100 * shared["metric"].map(metrics.sign).astype(float) * (shared["test"] - base) / base.abs()
     found.loc[shared.index, "delta"] = delta
     found.loc[shared.index, "baseline"] = beside["run_id"]
-    found.loc[shared.index, "delta_m"] = _mean(shared, delta, rows)
+    due = _primary_tasks(rows if finished is None else finished)
+    found["whole"] = (rows["run_id"].map(_primary_tasks(rows)).fillna(0) >= rows["run_id"].map(due).fillna(0)).astype(
+        bool
+    )
+    found.loc[shared.index, "delta_m"] = _mean(shared, delta, due)
     lonely = shared[beside["run_id"].isna() & shared["test"].notna()]
     found.loc[lonely.index, "lacks"] = _reason(lonely, single, same)
     return found
@@ -76,15 +83,16 @@ def _beside(shared: pd.DataFrame, single: pd.DataFrame, by: list[str]) -> pd.Dat
     return shared[by].merge(first, on=by, how="left", validate="m:1").set_index(shared.index)
 
 
-def _mean(shared: pd.DataFrame, delta: pd.Series, rows: pd.DataFrame) -> pd.Series:
-    """The mean of `delta` over primary tasks, per run and test set; missing unless each primary task of the run has one."""
+def _primary_tasks(rows: pd.DataFrame) -> pd.Series:
+    """How many primary tasks each run has on its own data, by run_id."""
     own = rows[is_primary(rows) & ~_text(rows, "task").str.startswith("fused:")]
     own = own[~own["dataset"].str.contains(FURTHER, regex=False)]
-    due = own.groupby("run_id")["task"].nunique()
-    further = shared["dataset"].str.partition(FURTHER)[
-        2
-    ]  # parts of a joint data set have names of their own: one test set
-    counted = delta.where(is_primary(shared)).groupby([shared["run_id"], further])
+    return own.groupby("run_id")["task"].nunique()
+
+
+def _mean(shared: pd.DataFrame, delta: pd.Series, due: pd.Series) -> pd.Series:
+    """The mean of `delta` over primary tasks, per run and test set; missing unless all that are `due` have one."""
+    counted = delta.where(is_primary(shared)).groupby([shared["run_id"], shared["dataset"]])
     return counted.transform("mean").where(counted.transform("count") == shared["run_id"].map(due))
 
 

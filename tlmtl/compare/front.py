@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tlmtl.compare import delta, transfer
+from tlmtl.compare import counted, delta, transfer
 from tlmtl.compare.groups import Summary
 from tlmtl.compare.metrics import sign
 from tlmtl.compare.weights import label, shares
@@ -45,7 +45,8 @@ def find(summary: Summary) -> Front:
     """
     rows = summary.rows[delta.is_shared(summary.rows) & delta.is_primary(summary.rows)]
     same = [name for name in rows if name in SAME or str(name).startswith("sharing.")]
-    rows = rows.assign(family=rows.groupby(same, dropna=False, sort=False).ngroup())
+    by_run = rows.assign(data_hash=counted.of_run(rows, "data_hash")) if "data_hash" in rows else rows
+    rows = rows.assign(family=by_run.groupby(same, dropna=False, sort=False).ngroup())
     rows = rows[rows.groupby("family")["task"].transform("nunique") > 1]
     if rows.empty:
         raise ConfigError(
@@ -70,7 +71,7 @@ def find(summary: Summary) -> Front:
     points = _points(runs, summary.groups, tasks)
     chosen = summary.groups[summary.groups["group_id"].isin(points["group_id"])].reset_index(drop=True)
     chosen = chosen[chosen["task"].isin(tasks)]
-    gains = transfer.notes(summary.groups, summary.rows, summary.settings)  # of the other table
+    gains = transfer.notes(summary.groups, summary.rows, summary.settings, summary.metric)  # of the other table
     others = [note for note in summary.notes if note not in gains]
     return Front(points, tasks, Summary(chosen, rows, summary.settings), [*_said(points, runs), *notes, *others])
 

@@ -29,6 +29,7 @@ class Summary:
     settings: list[str]  # names of setting columns, those from `overrides` among them
     over: list[str] = field(default_factory=list)  # settings that validation has chosen
     notes: list[str] = field(default_factory=list)
+    metric: str | None = None  # the one that was asked for, of all tasks
 
     def varying(self) -> list[str]:
         """The settings to show: those that differ between groups, and those that were chosen."""
@@ -76,8 +77,9 @@ def summarise(
     over = [_chosen(key, settings) for key in over]
     rows = rows.assign(shown=True if only is None else rows.index.isin(only))
     rows = rows.sort_values(["run_id", "task"], kind="stable", ignore_index=True)  # means equal to the bit
-    compared, _ = metrics.choose(rows[rows["status"] == "done"], metric)
-    gains = delta.of(compared)
+    finished = rows[rows["status"] == "done"]
+    compared, _ = metrics.choose(finished, metric)
+    gains = delta.of(compared, finished)
     rows, notes = counted.newest(rows[rows["shown"]].drop(columns="shown"))
     if repeats:
         again = [_repeated(key, settings) for key in repeats]
@@ -96,8 +98,8 @@ def summarise(
     if over:
         groups, more = choice.over(groups, over, settings)
         notes += more
-    notes += transfer.notes(groups, finished, settings)
-    return Summary(groups, finished, settings, over, notes)
+    notes += transfer.notes(groups, finished, settings, metric)
+    return Summary(groups, finished, settings, over, notes, metric)
 
 
 def _differs(groups: pd.DataFrame, name: str) -> bool:

@@ -24,10 +24,19 @@ def negative(groups: pd.DataFrame) -> pd.Series:
     return groups["delta"] + groups["delta_half"] < 0
 
 
-def notes(groups: pd.DataFrame, rows: pd.DataFrame, settings: list[str]) -> list[str]:
-    """What to say about the gains of `groups`, made of the run rows `rows`: a few lines, or none without multi-task runs."""
+def notes(groups: pd.DataFrame, rows: pd.DataFrame, settings: list[str], metric: str | None = None) -> list[str]:
+    """What to say about the gains of `groups`, made of the run rows `rows`: a few lines, or none without multi-task runs.
+
+    `metric`: the one that was asked for, of all tasks.
+    """
     shared = groups[groups["delta"].notna()]
-    return [*_losses(groups, settings), *_alone(shared), *_missing(rows, settings), *_other(rows)]
+    return [
+        *_losses(groups, settings),
+        *_alone(shared),
+        *_missing(rows, settings),
+        *_partial(rows, metric),
+        *_other(rows),
+    ]
 
 
 def _losses(groups: pd.DataFrame, settings: list[str]) -> list[str]:
@@ -110,6 +119,13 @@ def _older(rows: pd.DataFrame) -> list[str]:
     if rows.empty:
         return []
     return ["No Δm for multi-task runs of older versions of tlmtl: they name no baseline (column baseline_id)."]
+
+
+def _partial(rows: pd.DataFrame, metric: str | None) -> list[str]:
+    """Why runs have a `delta` and no `delta_m` although no baseline is missing: the metric left tasks of theirs out."""
+    if metric is None or "whole" not in rows or not (rows["delta"].notna() & ~rows["whole"].astype(bool)).any():
+        return []
+    return [f"Δm needs all primary tasks: without --metric. Some were not measured by {metric}."]
 
 
 def _other(rows: pd.DataFrame) -> list[str]:
