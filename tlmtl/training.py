@@ -83,9 +83,7 @@ class Watch:
 
     def stepped(self, state: State, losses: Mapping[str, float]) -> None: ...
 
-    def evaluated(
-        self, state: State, metrics: Mapping[str, Mapping[str, float]], scores: Mapping[str, float]
-    ) -> None:
+    def evaluated(self, state: State, metrics: Mapping[str, Mapping[str, float]], scores: Mapping[str, float]) -> None:
         """Metrics by task; what the best epoch is chosen by, by branch."""
 
     def save(self, state: State) -> None: ...
