@@ -18,8 +18,8 @@ class PLE(Sharing):
     Tang, Liu, Zhao & Gong 2020, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized
     Recommendations", section 4; one level is its customized gate control (CGC). Unlike in the paper the first level takes
     the encoder's features (n, D), not the raw input, and experts are small networks D -> D, so that it goes with every
-    backbone. Its parameters are called `backbone.*`, `shared.<level>.*` (there, `own.<task>.*` and `gates.<task>.*` serve one
-    task) and `heads.<task>.*`. `Output.features` are the encoder's.
+    backbone. Its parameters are called `backbone.*`, `shared.<level>.*` (at the last level `own.<task>.*` and `gates.<task>.*`
+    serve one task; below, all) and `heads.<task>.*`. `Output.features` are the encoder's.
 
     Arguments:
         levels: how many, 1 or more.
