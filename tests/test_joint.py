@@ -1,6 +1,7 @@
 """Several data sets in one run: how parts take turns, what they are called, and what is refused."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own import picture
 from test_resume import StopAt, decided, parameters
 from torch import nn
 
@@ -146,10 +148,10 @@ def test_one_data_set_can_be_two_parts_under_other_names():
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("dataset.parts=[digits,mnist6k]", "names 'mnist6k', which is no data set. Did you mean 'mnist5k'?"),
+        ("dataset.parts=[digits,mnist6k]", "names 'mnist6k', which is no data set for a part. Did you mean 'mnist5k'?"),
         ("dataset.parts=[digits,digits]", "names 'digits' twice"),
         ("dataset.parts=[]", "should list data sets"),
-        ("dataset.parts=[joint]", "names 'joint', which is no data set"),
+        ("dataset.parts=[joint]", "names 'joint', which is no data set for a part"),
         ("dataset.parts=[3]", "should list names of data sets"),
         ("dataset.parts=[{digits:{labels_per_clas:2}}]", "Unknown key 'dataset.labels_per_clas'"),
         ("dataset.sampling=proportionate", "'dataset.sampling' should be one of proportional"),
@@ -307,3 +309,16 @@ def test_parts_may_have_any_name():
     assert set(model.statistics._modules) == {"first", "type", "norms"}
     with model.on("norms"):
         pass
+
+
+def test_ones_own_table_and_a_colour_folder_are_parts_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ["image,shape,size"]
+    for i in range(40):
+        path = picture(tmp_path / "ab"[i % 2] / f"{i}.png", i)
+        rows.append(f"{path},{'round' if i % 2 else 'square'},{i}.5")
+    Path("labels.csv").write_text("\n".join(rows))
+    parts = "dataset.parts=[{digits:{labels_per_class:2}},{mine:{from:table,path:labels.csv}}]"
+    ran = api.run(compose(parts, "train.epochs=2st", "tasks=default"))
+    assert set(ran.rows.task) == {"digits_digit", "mine_shape", "mine_size"} and (ran.rows.status == "done").all()
+    assert "grey images of 'digits' are repeated to three channels" in (ran.folder / "log.txt").read_text()

@@ -153,7 +153,7 @@ def _preset(name: str, **settings: Any) -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
     cfg = loader.load_configuration("config", [f"dataset={name}"], RunMode.RUN)
     for key, value in settings.items():
-        if key not in cfg.dataset:
+        if key not in list(cfg.dataset):  # `in` alone does not see a value that is still missing
             raise _unknown_key(f"dataset.{key}", cfg.dataset)
         OmegaConf.update(cfg, f"dataset.{key}", value, merge=True)
     return merge_schema(cfg).dataset

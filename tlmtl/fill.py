@@ -102,9 +102,10 @@ def _part(name: str, settings: Any, where: str, known: list[str], preset: Callab
         node = OmegaConf.create(given)
     else:
         base = str(given.pop("from", name))
-        if base not in known or base == "joint":
+        single = [one for one in known if one != "joint"]
+        if base not in single:
             raise ConfigError(
-                f"'{where}' names '{base}', which is no data set.{nearest(base, known)} Known: {', '.join(known)}."
+                f"'{where}' names '{base}', which is no data set for a part.{nearest(base, single)} Known: {', '.join(single)}."
             )
         node = preset(base, **given)
     OmegaConf.set_struct(node, False)

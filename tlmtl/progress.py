@@ -118,7 +118,8 @@ class Messages:
 
 def summary(metrics: Mapping[str, Mapping[str, float]]) -> str:
     """`accuracy 0.912` for one task, `left 0.912, right 0.905` for several: the first metric of each, the loss aside."""
-    shown = {task: next(((n, v) for n, v in m.items() if n != "loss"), ("", 0.0)) for task, m in metrics.items()}
+    measured = {task: [(n, v) for n, v in m.items() if n != "loss"] for task, m in metrics.items()}
+    shown = {task: found[0] for task, found in measured.items() if found}  # a task without a label here has none
     if len(shown) == 1:
         return " ".join(f"{name} {value:.3f}" for name, value in shown.values())
     return ", ".join(f"{task} {value:.3f}" for task, (_, value) in shown.items())

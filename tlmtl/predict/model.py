@@ -97,7 +97,7 @@ def _told(error: Exception) -> str:
 def _described(about: Mapping[str, Any]) -> tuple[dict[str, Task], int, tuple[int, int], dict[str, list[str]]]:
     """Tasks, channels, height and width of the inputs, and the tasks of each part. Raises ValueError for what no run writes."""
     told, channels, shape, parts = about["tasks"], about["channels"], about["shape"], about["parts"]
-    if shapes := about["shapes"]:
+    if shapes := about.get("shapes"):
         sizes = ", ".join(f"{part} {'x'.join(map(str, one[-2:]))}" for part, one in shapes.items())
         raise ConfigError(
             f"This model was trained on parts whose images differ in shape ({sizes}), and a new image is of no part. Train "
