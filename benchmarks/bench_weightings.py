@@ -3,7 +3,8 @@ linear heads of 10 classes, AdamW, one thread. Steps of both alternate; the medi
 
 Goals: uncertainty, dwa, rlw and gls at most 1.1; famo (which looks at each batch twice) 1.4; gradient aggregators at the level
 of features 1.3 for 8 tasks and 2 for 40 (cagrad 1.5; nash_mtl and gradvac as they come); at the level of parameters no slower
-than TorchJD called directly; memory of a step at the features of 40 tasks at most 1.5 times that of the sum.
+than TorchJD called directly; separate models of K tasks at most K times a single task; memory of a step at the features of 40
+tasks at most 1.5 times that of the sum.
 
 `bench_weightings.py NAME...` measures those weightings alone.
 """
@@ -23,7 +24,9 @@ from omegaconf import OmegaConf
 from tlmtl.config import build
 from tlmtl.models.heads import LinearHead
 from tlmtl.models.small_cnn import small_cnn
+from tlmtl.sharing.base import Sharing
 from tlmtl.sharing.hard import HardSharing
+from tlmtl.sharing.separate import Separate
 from tlmtl.tasks.classification import Classification
 
 PRESETS = Path(__file__).parent.parent / "conf" / "weighting"
@@ -44,11 +47,13 @@ BATCH = 64
 class Training:
     """A model, its tasks, a weighting and one batch."""
 
-    def __init__(self, weighting: str, tasks: int, level: str = "loss") -> None:
+    def __init__(
+        self, weighting: str, tasks: int, level: str = "loss", sharing: Callable[..., Sharing] = HardSharing
+    ) -> None:
         torch.manual_seed(0)
         encoder = small_cnn()
         names = [f"task{i}" for i in range(tasks)]
-        self.model = HardSharing(encoder, {name: LinearHead(encoder.feature_size, 10) for name in names})
+        self.model = sharing(encoder, {name: LinearHead(encoder.feature_size, 10) for name in names})
         self.tasks = {name: Classification(name, [str(i) for i in range(10)], ["accuracy"]) for name in names}
         node = OmegaConf.merge(OmegaConf.load(PRESETS / f"{weighting}.yaml"), {"level": level})
         self.weighting = build(node, "weighting", tasks=self.tasks, steps_per_epoch=10)
@@ -132,6 +137,10 @@ def main(names: list[str]) -> None:
                 goal = 1.5
             what = f"K={tasks} {name}" + ("" if level == "loss" else " at the features")
             show(what, ratio(Training(name, tasks, level).step, base.step), None if name in AS_THEY_COME else goal)
+    alone = Training("sum", 1)
+    for tasks in (2, 8):
+        each = [one / tasks for one in ratio(Training("sum", tasks, sharing=Separate).step, alone.step)]
+        show(f"K={tasks} separate models (sharing=none), over K times a single task", each, 1.0)
     for tasks in (2, 8):
         for name in [name for name in aggregators if name not in AS_THEY_COME]:
             ours, theirs = Training(name, tasks, "parameters"), Training(name, tasks, "parameters")

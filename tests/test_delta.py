@@ -70,8 +70,9 @@ def test_seeds_are_paired_and_a_seed_without_a_baseline_is_left_out():
     assert left["delta_half"] == pytest.approx(stats.t.ppf(0.975, 1) * stats.sem([10.0, 5.0]))
     assert left[["delta_m", "delta_m_sd"]].tolist() == pytest.approx([3.75, stats.tstd([5.0, 2.5])])
     assert summary.notes == [
+        "2 deltas are of fewer seeds than the figure beside: only seeds that have a single-task run are paired.",
         "Δm needs measured single-task runs: none for strategy=multitask seed=2. To add them, give the same command "
-        "again with sharing=none."
+        "again with sharing=none.",
     ]
 
 
@@ -79,9 +80,10 @@ def test_seeds_are_paired_and_a_seed_without_a_baseline_is_left_out():
 def test_a_run_on_other_data_or_hardware_is_no_baseline(name):
     summary = summed(none(left=0.8, sum=2.0, **{name: "other"}), run(left=0.9, sum=2.5))
     assert summary.groups["delta"].isna().all() and summary.groups["delta_m"].isna().all()
+    told = {"device": " hardware.device=cpu", "precision": " hardware.precision=32-true"}.get(name, "")
     assert summary.notes[-1] == (
-        f"Δm needs measured single-task runs: none for strategy=multitask seed=0 (those there are have another {name}). "
-        "To add them, give the same command again with sharing=none."
+        f"Δm needs measured single-task runs: none for strategy=multitask{told} seed=0 (those there are have another {name})"
+        ". To add them, give the same command again with sharing=none."
     )
 
 

@@ -151,6 +151,24 @@ def test_a_compiled_model_has_no_features_to_look_at():
         assemble(compose(*words), with_source=False)
 
 
+@pytest.mark.parametrize("name", ["mgda", "gradnorm"])
+def test_with_a_frozen_encoder_a_weighting_is_the_sum_and_says_so(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = [api.run(compose("strategy=linear_probe", f"weighting={one}", "train.epochs=3st")) for one in ("sum", name)]
+    assert parameters(ran[0].folder) == parameters(ran[1].folder)
+    told = [(one.folder / "log.txt").read_text().count("the weighting is a plain sum until") for one in ran]
+    assert told == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "famo", "gradnorm", "upgrad"])
+def test_one_task_trains_as_without_a_weighting(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfgs = [compose("tasks=[left]", f"weighting={one}", "train.epochs=4st") for one in ("sum", name)]
+    for place, cfg in zip(("plain", "weighed"), cfgs, strict=True):
+        job.execute(pretrain.with_source(cfg), tmp_path / place, place)
+    assert parameters(tmp_path / "plain") == parameters(tmp_path / "weighed")
+
+
 def rows_of(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "results.csv").open()))
 

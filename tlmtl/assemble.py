@@ -121,7 +121,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     context = Context(model, encoder, tasks, {}, cfg.strategy.init == "source")
     for name, term in terms.items():
         _seeded(cfg, f"setup/{name}", lambda term=term: term.setup(context))
-    own = private_of(weighting, model, encoder, next(iter(data.values())).channels)
+    own = private_of(weighting, model, encoder)
     schedule = build(cfg.schedule, "schedule", allow=allow)
     groups = Groups(model, rules, schedule, units, [*terms.values(), weighting], own)
     if not any(group["start"] == 0 for group in groups.groups):

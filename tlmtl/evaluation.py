@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tlmtl.data.feed import ahead
 from tlmtl.data.streams import Stream
+from tlmtl.models.encoder import evaluating
 from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
 
@@ -65,23 +66,20 @@ def evaluate(
 
     A task of another data set may be among `tasks`: its head is asked, and no example has its label.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     names = list(tasks)
     outputs: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
     nothing = torch.zeros(len(stream), dtype=torch.bool)
     parts = torch.arange(len(stream)).split(EVALUATION_BATCH)
-    for part, _ in ahead(lambda indices: stream.part(indices).to(device, memory_format), parts, stream.lookahead):
-        with autocast(), model.on(stream.part_name):
-            heads = model(part.input, names).heads
-        # into one block each: many small ones would keep the large ones between them from being used again
-        for name in names:
-            said, target = tasks[name].kept(heads[name].float(), part.targets.get(name, part.input))
-            outputs.setdefault(name, torch.empty(len(stream), *said.shape[1:]))[part.index] = said.cpu()
-            if name in stream.of_input and target is not None:
-                targets.setdefault(name, torch.empty(len(stream), *target.shape[1:]))[part.index] = target.cpu()
-    for module, training in modes:
-        module.training = training
+    with evaluating(model):
+        for part, _ in ahead(lambda indices: stream.part(indices).to(device, memory_format), parts, stream.lookahead):
+            with autocast(), model.on(stream.part_name):
+                heads = model(part.input, names).heads
+            # into one block each: many small ones would keep the large ones between them from being used again
+            for name in names:
+                said, target = tasks[name].kept(heads[name].float(), part.targets.get(name, part.input))
+                outputs.setdefault(name, torch.empty(len(stream), *said.shape[1:]))[part.index] = said.cpu()
+                if name in stream.of_input and target is not None:
+                    targets.setdefault(name, torch.empty(len(stream), *target.shape[1:]))[part.index] = target.cpu()
     targets = {n: targets.get(n, stream.targets.get(n, torch.zeros(len(stream), dtype=torch.int64))) for n in names}
     return Predictions(outputs, targets, {n: stream.mask.get(n, nothing) for n in names})

@@ -180,7 +180,7 @@ def _opening(parts: Assembly, machine: hardware.Machine) -> str:
             )
         lines.append(parts.joint.sampling.line(parts.sizes, parts.cfg.train.batch_size))
     if not parts.weighting.scalar and not parts.groups.shared_at(0):
-        lines.append("No shared parameter trains at the start: the weighting is that of a plain sum until one does.")
+        lines.append("Nothing that tasks share trains at the start: the weighting is a plain sum until something does.")
     if parts.report and parts.source:
         lines.append(f"source {parts.source.about}: {parts.report.line()}")
         if parts.source.seen is None:

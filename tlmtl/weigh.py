@@ -44,10 +44,7 @@ def weighting_of(cfg: DictConfig, tasks: dict[str, Task], units: Units, model: S
     return found
 
 
-def private_of(weighting: Weighting, model: Sharing, encoder: Encoder, channels: int) -> set[str]:
+def private_of(weighting: Weighting, model: Sharing, encoder: Encoder) -> set[str]:
     """The parameters that serve one task alone, where a weighting looks at what is shared."""
-    if weighting.scalar or weighting.level != "parameters":
-        return set()
-    preprocess = encoder.preprocess
-    side = preprocess.crop or preprocess.resize
-    return private(model, (max(channels, len(preprocess.mean)), side, side))
+    looks = not weighting.scalar and weighting.level == "parameters"
+    return private(model, encoder.blank(2)) if looks else set()

@@ -33,6 +33,7 @@ def notes(groups: pd.DataFrame, rows: pd.DataFrame, settings: list[str], metric:
     return [
         *_losses(groups, settings),
         *_alone(shared),
+        *_fewer(shared),
         *_missing(rows, settings),
         *_partial(rows, metric),
         *_other(rows),
@@ -69,7 +70,7 @@ def _task(group: pd.Series) -> str:
 def _names(groups: pd.DataFrame, settings: list[str]) -> pd.Series:
     """`strategy · weighting`, and what else tells the groups apart."""
     kept = [name for name in ("strategy", "weighting") if name in groups]
-    for name in settings:
+    for name in [name for name in settings if name not in ("dataset", "task", "kind")]:  # said with the task
         if not groups.duplicated([*kept, "dataset", "task"]).any():
             break
         if name not in kept and groups[name].nunique(dropna=False) > 1:
@@ -86,6 +87,14 @@ def _alone(shared: pd.DataFrame) -> list[str]:
     return [f"{which} is from one seed, which has no interval: negative transfer can't be told. Run more seeds."]
 
 
+def _fewer(shared: pd.DataFrame) -> list[str]:
+    fewer = int((shared["delta_n"] < shared["n"]).sum())
+    if not fewer:
+        return []
+    which = "A delta is" if fewer == 1 else f"{fewer} deltas are"
+    return [f"{which} of fewer seeds than the figure beside: only seeds that have a single-task run are paired."]
+
+
 def _missing(rows: pd.DataFrame, settings: list[str]) -> list[str]:
     """Which single-task runs to add, as settings to give again: one line for each set-up that lacks them."""
     if "baseline_id" not in rows or "lacks" not in rows:
@@ -95,7 +104,8 @@ def _missing(rows: pd.DataFrame, settings: list[str]) -> list[str]:
     lonely = shared[shared["lacks"].notna()]
     if lonely.empty:
         return _older(shared[shared["baseline_id"].isna()])
-    varying = [name for name in settings if name not in OPEN and not name.startswith(("weighting.", "sharing."))]
+    varying = [name for name in [*settings, "device", "precision"] if name in rows and name not in OPEN]
+    varying = [name for name in varying if not name.startswith(("weighting.", "sharing."))]
     varying = [name for name in varying if rows[name].nunique(dropna=False) > 1]
     said = []
     for _, part in lonely.groupby(["baseline_id", "lacks"], sort=False):
@@ -131,10 +141,13 @@ def _partial(rows: pd.DataFrame, metric: str | None) -> list[str]:
 def _other(rows: pd.DataFrame) -> list[str]:
     if "baseline" not in rows:
         return []
-    zero = int((rows["baseline"].notna() & rows["test"].notna() & rows["delta"].isna()).sum())
-    if not zero:
-        return []
-    return [f"{zero} row{'s' * (zero > 1)} without delta: the baseline's figure is 0 or missing."]
+    paired = rows["baseline"].notna() & rows["delta"].isna()
+    zero = int((paired & rows["test"].notna()).sum())
+    unmeasured = sorted(set(rows.loc[paired & rows["test"].isna() & delta.is_primary(rows), "task"]))
+    said = [f"{zero} row{'s' * (zero > 1)} without delta: the baseline's figure is 0 or missing."] if zero else []
+    if unmeasured:
+        said.append(f"No Δm where a primary task has no test figure: {', '.join(unmeasured)}.")
+    return said
 
 
 def _listed(values: pd.Series) -> str:
@@ -143,4 +156,5 @@ def _listed(values: pd.Series) -> str:
 
 def _key(name: str) -> str:
     """The config key of a column, such as `optimizer.lr` for `lr`."""
-    return {column: key for key, column in columns.SHOWN.items()}.get(name, name)
+    keys = {column: key for key, column in columns.SHOWN.items()}
+    return f"hardware.{name}" if name in ("device", "precision") else keys.get(name, name)

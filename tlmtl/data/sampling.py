@@ -52,9 +52,9 @@ class Sampling:
         """How many examples an epoch holds, for `longest` and drawn turns about so many."""
         if self.how == "proportional":
             return sum(sizes.values())
-        batches = {name: size / steps_per_epoch(size, batch_size) for name, size in sizes.items()}  # their mean length
-        share = 1.0 if self.how == "longest" else 1 / len(sizes)
-        return round(share * self.steps(sizes, batch_size) * sum(batches.values()))
+        batches = [size / steps_per_epoch(size, batch_size) for size in sizes.values()]  # their mean length
+        shares = [1.0] * len(sizes) if self.how == "longest" else self._likely(sizes).tolist()
+        return round(self.steps(sizes, batch_size) * sum(a * b for a, b in zip(shares, batches, strict=True)))
 
     def several(self, tasks: Iterable[int]) -> bool:
         """Whether a step holds losses of several tasks, where the parts have so many tasks."""
@@ -88,9 +88,13 @@ class Sampling:
             each = torch.tensor([steps_per_epoch(size, batch_size) for size in sizes.values()])
             turns = torch.arange(len(sizes)).repeat_interleave(each)
             return turns[torch.randperm(steps, generator=generator)].tolist()
-        power = 0.0 if self.how == "uniform" else 1 / self.temperature
+        return torch.multinomial(self._likely(sizes), steps, replacement=True, generator=generator).tolist()
+
+    def _likely(self, sizes: Mapping[str, int]) -> Tensor:
+        """How likely each part's turn is, (parts,)."""
+        power = 1 / self.temperature if self.how == "temperature" else 0.0
         likely = torch.tensor(list(sizes.values()), dtype=torch.float64) ** power
-        return torch.multinomial(likely / likely.sum(), steps, replacement=True, generator=generator).tolist()
+        return likely / likely.sum()
 
     def line(self, sizes: Mapping[str, int], batch_size: int) -> str:
         """What an epoch is here, for the log."""

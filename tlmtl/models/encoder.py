@@ -59,6 +59,24 @@ class Encoder:
     fetch: Callable[[str], tuple[dict[str, Tensor], Preprocess]] | None = None
     name: str = ""
 
+    def blank(self, count: int = 1) -> Tensor:
+        """Blank square images (count, C, side, side) as the backbone takes them."""
+        convolutions = [module for module in self.module.modules() if isinstance(module, nn.Conv2d)]
+        channels = convolutions[0].in_channels if convolutions else len(self.preprocess.mean)
+        return torch.zeros(count, channels, *[self.preprocess.crop or self.preprocess.resize] * 2)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode while `with` lasts; then every submodule's mode is what it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
 
 def encode(module: nn.Module, input: Any, layers: Sequence[str] = ()) -> Output:
     """Features of `input`, and the outputs of the submodules named in `layers`."""
@@ -129,9 +147,8 @@ def _is_chain(module: nn.Module) -> bool:
 def find_feature_size(module: nn.Module, preprocess: Preprocess, channels: int) -> int:
     """D, found by running one blank image. Raises ConfigError when the output is not (n, D)."""
     side = preprocess.crop or preprocess.resize
-    training = module.training
-    features = module.eval()(torch.zeros(1, channels, side, side))
-    module.train(training)
+    with evaluating(module):
+        features = module(torch.zeros(1, channels, side, side))
     if features.ndim != 2:
         raise ConfigError(
             f"A backbone should give features (n, D). {type(module).__name__} gave {tuple(features.shape)}."

@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tlmtl.data.streams import seed_for
 from tlmtl.models.by_task import ByTask
-from tlmtl.models.encoder import Output
+from tlmtl.models.encoder import Output, evaluating
 from tlmtl.models.statistics import Statistics
 
 M = TypeVar("M", bound=nn.Module)
@@ -57,20 +57,15 @@ def fresh(name: str, make: Callable[[], M]) -> M:
         return make()
 
 
-def private(model: Sharing, shape: Sequence[int]) -> set[str]:
+def private(model: Sharing, input: Tensor) -> set[str]:
     """Names of the parameters that serve no more than one task (heads, gates, experts and masks of one task's own), found by
-    asking each task's output what it depends on. Called before any parameter is frozen.
-
-    Arguments:
-        shape: (C, H, W) of an input that the backbone takes.
-    """
+    asking each task's output for `input` what it depends on. Called before any parameter is frozen."""
     if model.one_feature:
         return {name for name, _ in model.named_parameters() if name.startswith("heads.")}
     names, parameters = zip(*model.named_parameters(), strict=True)
     uses = dict.fromkeys(names, 0)
-    training = model.training
-    outputs = model.eval()(torch.zeros(2, *shape), list(model.heads)).heads
-    model.train(training)
+    with evaluating(model):
+        outputs = model(input, list(model.heads)).heads
     for output in outputs.values():
         found = torch.autograd.grad(output.sum(), parameters, retain_graph=True, allow_unused=True)
         for name, gradient in zip(names, found, strict=True):

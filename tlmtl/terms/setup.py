@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from tlmtl.errors import ConfigError, nearest
-from tlmtl.models.encoder import Output
+from tlmtl.models.encoder import Output, evaluating
 from tlmtl.tasks.base import Task
 from tlmtl.terms.base import Context
 
@@ -43,14 +42,6 @@ def chosen_tasks(term: str, wanted: Any, tasks: Mapping[str, Task], offered: lis
 @torch.no_grad()
 def blank_output(context: Context, layers: tuple[str, ...] = ()) -> Output:
     """What the model gives for one blank square image, in eval mode: it tells sizes, and who has an encoder of its own."""
-    encoder, model = context.encoder, context.model
-    side = encoder.preprocess.crop or encoder.preprocess.resize
-    convolutions = [module for module in encoder.module.modules() if isinstance(module, nn.Conv2d)]
-    channels = convolutions[0].in_channels if convolutions else len(encoder.preprocess.mean)
-    modes = [(module, module.training) for module in model.modules()]
-    like = next(model.parameters())
-    blank = torch.zeros(1, channels, side, side, device=like.device, dtype=like.dtype)
-    output = model.eval()(blank, list(context.tasks), layers)
-    for module, training in modes:
-        module.training = training
-    return output
+    like = next(context.model.parameters())
+    with evaluating(context.model):
+        return context.model(context.encoder.blank().to(like), list(context.tasks), layers)

@@ -41,7 +41,7 @@ class Weighting(nn.Module):
         Arguments:
             losses: by task, finite scalars; a task that is absent from the batch is absent here. May be empty.
             extra: the sum of the terms, a scalar, or None.
-            shared: the parameters that all tasks share and that train now; may be empty.
+            shared: the parameters that several tasks share and that train now; may be empty.
             features: (n, D), the one tensor that all heads take, part of the losses' graph; None where there is no such.
 
         Returns the weight of each task, for the history.
@@ -64,6 +64,11 @@ def add_gradient(losses: Mapping[str, Tensor], weights: Tensor, extra: Tensor | 
         parts.append((weights.to(stacked) * stacked).sum())
     if parts:
         torch.stack(parts).sum().backward()
+
+
+def values_of(losses: Mapping[str, Tensor]) -> Tensor:
+    """The losses, float32 (K,), without a graph, on the CPU."""
+    return torch.stack([loss.detach() for loss in losses.values()]).float().cpu() if losses else torch.zeros(0)
 
 
 def refuse_weights(tasks: Mapping[str, Task], who: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
 from tlmtl.tasks.base import Task
-from tlmtl.weighting.base import Weighting, add_gradient, refuse_weights
+from tlmtl.weighting.base import Weighting, add_gradient, refuse_weights, values_of
 
 
 class DWA(Weighting):
@@ -61,8 +61,9 @@ class DWA(Weighting):
         weights = self._weights()
         chosen = {name: weights[name] for name in losses}
         add_gradient(losses, torch.tensor(list(chosen.values())), extra)
-        values = torch.stack([loss.detach() for loss in losses.values()]).tolist() if losses else []
-        for name, value in zip(losses, values, strict=True):  # the pieces of a batch sum to its loss
+        for name, value in zip(
+            losses, values_of(losses).tolist(), strict=True
+        ):  # the pieces of a batch sum to its loss
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + (name not in self.met)
             self.met.add(name)

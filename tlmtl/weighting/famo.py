@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
 from tlmtl.tasks.base import Task
-from tlmtl.weighting.base import Weighting, add_gradient, refuse_weights
+from tlmtl.weighting.base import Weighting, add_gradient, refuse_weights, values_of
 
 EPSILON = 1e-8
 
@@ -56,7 +56,7 @@ class FAMO(Weighting):
         shared: Sequence[nn.Parameter],
         features: Tensor | None = None,
     ) -> dict[str, float]:
-        values = torch.stack([x.detach() for x in losses.values()]).float().cpu() if losses else torch.zeros(0)
+        values = values_of(losses)
         ratios = self._shares(list(losses)).detach() / (values + EPSILON)
         weights = ratios / ratios.sum()
         for name, value in zip(losses, values, strict=True):  # the pieces of a batch sum to its loss
@@ -69,7 +69,7 @@ class FAMO(Weighting):
         if not names:
             return
         before = torch.stack([self.before[name] for name in names])
-        after = torch.stack([losses_again[name].detach() for name in names]).float().cpu()
+        after = values_of({name: losses_again[name] for name in names})
         fell = torch.log(before + EPSILON) - torch.log(after + EPSILON)
         with torch.enable_grad():
             (self.logits.grad,) = torch.autograd.grad(self._shares(names), self.logits, fell)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError, TrainingError
 from tlmtl.tasks.base import Task
-from tlmtl.weighting.base import Weighting, add_gradient, refuse_weights
+from tlmtl.weighting.base import Weighting, add_gradient, refuse_weights, values_of
 
 TINY = 1e-12
 
@@ -70,7 +70,7 @@ class GLS(Weighting):
         features: Tensor | None = None,
     ) -> dict[str, float]:
         """Raises TrainingError for a negative loss."""
-        values = _values(losses)
+        values = values_of(losses)
         for name, value in zip(losses, values.tolist(), strict=True):
             if value < 0:
                 raise TrainingError(f"weighting=gls takes losses of 0 or more. That of task '{name}' is {value}.")
@@ -110,11 +110,6 @@ class STCH(Weighting):
     ) -> dict[str, float]:
         preferences = torch.tensor([self.preferences[name] for name in losses])
         preferences = preferences / preferences.sum()
-        weights = preferences * torch.softmax(preferences * _values(losses) / self.mu, 0)
+        weights = preferences * torch.softmax(preferences * values_of(losses) / self.mu, 0)
         add_gradient(losses, weights, extra)
         return dict(zip(losses, weights.tolist(), strict=True))
-
-
-def _values(losses: Mapping[str, Tensor]) -> Tensor:
-    """(K,) without a graph, on the CPU."""
-    return torch.stack([loss.detach() for loss in losses.values()]).float().cpu() if losses else torch.zeros(0)

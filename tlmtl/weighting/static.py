@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.tasks.base import Task
-from tlmtl.weighting.base import Weighting, refuse_weights
+from tlmtl.weighting.base import Weighting, add_gradient, refuse_weights
 
 
 class Static(Weighting):
@@ -44,10 +44,9 @@ class Static(Weighting):
         shared: Sequence[nn.Parameter],
         features: Tensor | None = None,
     ) -> dict[str, float]:
-        weighted = [self.weights[name] * loss for name, loss in losses.items()] + ([] if extra is None else [extra])
-        if weighted:
-            torch.stack(weighted).sum().backward()
-        return {name: self.weights[name] for name in losses}
+        chosen = {name: self.weights[name] for name in losses}
+        add_gradient(losses, torch.tensor(list(chosen.values())), extra)
+        return chosen
 
 
 def _by_task(weights: Any, tasks: list[str]) -> dict[str, float]:

@@ -4,7 +4,6 @@
 class with a name of `torchjd.aggregation`; so is any other of its aggregators that weighs rows and keeps no state.
 """
 
-import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,8 +22,6 @@ from tlmtl.weighting.gradients import (
     through_features,
     weighted_at_parameters,
 )
-
-log = logging.getLogger("tlmtl")
 
 
 class TorchJD(Weighting):
@@ -70,7 +67,6 @@ class TorchJD(Weighting):
         self.memory = _memory(aggregator, len(tasks))
         self.steps = 0
         self.kept: dict[str, float] = {}  # the weights that were found last
-        self.said = False
 
     def begin_step(self) -> None:
         self.steps += 1
@@ -83,9 +79,6 @@ class TorchJD(Weighting):
         features: Tensor | None = None,
     ) -> dict[str, float]:
         trains = bool(shared) and (self.level == "parameters" or features is None or features.requires_grad)
-        if not trains and len(losses) > 1 and not self.said:
-            self.said = True
-            log.warning("Nothing that tasks share trains now, so %s is the plain sum.", self.aggregator)
         if not trains or len(losses) < 2:
             add_gradient(losses, torch.ones(len(losses)), extra)
             return dict.fromkeys(losses, 1.0)
