@@ -8,13 +8,16 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from tlmtl.sweep.plan import Sweep
 
 
 class TlmtlLauncher(Launcher):
@@ -25,8 +28,16 @@ class TlmtlLauncher(Launcher):
 
     def launch(self, job_overrides: Any, initial_job_idx: int) -> list[JobReturn]:
         """Run every job of the sweep. Raises ConfigError before the first one starts if any is wrong."""
+        from tlmtl.sweep.pool import run_jobs
+        from tlmtl.sweep.run import run_sweep
+
+        if run_sweep(self.plan(job_overrides), run_jobs):
+            raise SystemExit(1)  # every run has had its turn, and what failed has been said
+        return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+
+    def plan(self, job_overrides: Any) -> "Sweep":
+        """The checked jobs of the sweep, each with its folder and whether it is to be run."""
         from tlmtl.sweep.plan import plan_sweep
-        from tlmtl.sweep.pool import run_sweep
 
         configs = []
         for number, overrides in enumerate(job_overrides):
@@ -35,10 +46,7 @@ class TlmtlLauncher(Launcher):
             configs.append(type(self).finish(cfg, list(overrides)))
         varied = _varied([list(overrides) for overrides in job_overrides])
         labels = [" ".join(item.lstrip("+") for item in job if _key(item) in varied) for job in job_overrides]
-        failed = run_sweep(plan_sweep(configs, labels, varied))
-        if failed:
-            raise SystemExit(1)  # every run has had its turn, and what failed has been said
-        return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+        return plan_sweep(configs, labels, varied)
 
 
 def _key(override: str) -> str:

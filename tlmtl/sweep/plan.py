@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,12 +29,16 @@ class Job:
     folder: Path
     threads: int
     reason: str
-    state: str = "waiting"  # waiting | running | done | failed | interrupted
+    state: str = "waiting"  # waiting | running | done | failed | interrupted | pruned
     note: str = ""
 
     @property
     def run_id(self) -> str:
         return new_run_id(str(self.cfg.composed.choices.get("strategy", "run")), self.key)
+
+
+# Asked at each validation (job, step, what epochs are chosen by: higher is better): whether the run is to end there.
+Judge = Callable[[Job, int, float], bool]
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ operation may run in the fork server: only imports.
 """
 
 import contextlib
-import logging
 import multiprocessing as mp
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -19,49 +19,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tlmtl import hardware, job, results
-from tlmtl.compare import table
 from tlmtl.errors import TlmtlError
-from tlmtl.sweep.plan import Job, Sweep
+from tlmtl.sweep.plan import Job, Judge
 from tlmtl.sweep.show import Board, board
-
-log = logging.getLogger("tlmtl")
 
 PRELOAD = ["tlmtl.job", "tlmtl.sweep.pool", "torchvision", "torchmetrics.functional", "sklearn.datasets", "pandas"]
 GRACE = 20.0  # seconds that children have to write down that they were interrupted
 
 
-def run_sweep(sweep: Sweep) -> bool:
-    """Run what is missing, collect all rows and print the table. Returns whether a run failed."""
-    missing = sweep.missing
-    done = len(sweep.jobs) - len(missing)
-    log.info("%d run(s): %d to do, %d there already. %s", len(sweep.jobs), len(missing), done, sweep.folder)
-    try:
-        if missing:
-            workers = _workers(missing)
-            with board(missing, sweep.jobs[0].cfg.progress) as live:
-                _run(missing, workers, live)
-    finally:
-        rows = collect(sweep)
-    import pandas as pd
-
-    if rows:
-        shown = pd.read_csv(sweep.folder / "results.csv")
-        table.show(shown[shown["config_hash"].isin([item.key for item in sweep.jobs])])
-    print(f"{len(rows)} row(s) in {sweep.folder / 'results.csv'}")
-    failed = [item for item in sweep.jobs if item.state == "failed"]
-    for item in failed:
-        log.error("failed: %s: %s (%s)", item.label, item.note, item.folder / "log.txt")
-    return bool(failed)
-
-
-def collect(sweep: Sweep) -> list[dict[str, str]]:
-    """The rows of all the sweep's runs, from their folders, into its own results.csv; this command's jobs come first."""
-    mine = [item.folder for item in sweep.jobs]
-    others = sorted(path.parent for path in sweep.folder.glob("*/run.json") if path.parent not in mine)
-    rows = [row for path in [*mine, *others] if (p := path / "results.csv").is_file() for row in results.read_rows(p)]
-    if rows:
-        results.write_rows(sweep.folder / "results.csv", rows)
-    return rows
+def run_jobs(jobs: Sequence[Job], judge: Judge | None = None) -> None:
+    """Run `jobs` and set the state of each. Raises KeyboardInterrupt when it was stopped, with no child left."""
+    with board(list(jobs), jobs[0].cfg.progress) as live:
+        _run(list(jobs), _workers(list(jobs)), live)
 
 
 def _workers(jobs: list[Job]) -> int:
