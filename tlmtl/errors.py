@@ -17,6 +17,12 @@ class TrainingError(TlmtlError):
     """A run that cannot go on, such as a loss that is no longer finite."""
 
 
+class Pruned(TlmtlError):
+    """A run of a search that was ended early by its judge; it did not fail."""
+
+    exit_code = 0
+
+
 def nearest(word: str, known: list[str]) -> str:
     """` Did you mean 'x'?`, or nothing when no known word is close."""
     import difflib

@@ -13,7 +13,7 @@ from torch import nn
 import tlmtl
 from tlmtl import checkpoint, files, hardware, identity, outcome, results
 from tlmtl.assemble import Assembly, assemble, setup
-from tlmtl.errors import ConfigError, TlmtlError, TrainingError
+from tlmtl.errors import ConfigError, Pruned, TlmtlError, TrainingError
 from tlmtl.loop import fit
 from tlmtl.progress import Progress, Silent
 from tlmtl.results import RunFolder
@@ -104,7 +104,7 @@ class Recorder(Watch):
         self.progress.step(state.step, losses)
 
     def evaluated(self, state: State, metrics: Mapping[str, Mapping[str, float]], scores: Mapping[str, float]) -> None:
-        self.progress.evaluated(state.step, metrics)
+        self.progress.evaluated(state.step, metrics, {**state.best_score, **scores})  # those that rest: their best
 
     def save(self, state: State) -> None:
         self.folder.checkpoint.parent.mkdir(exist_ok=True)
@@ -139,10 +139,13 @@ def _restore(folder: RunFolder, made: Setup, belongs: dict[str, Any]) -> State |
 def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException, interrupted: bool = False) -> None:
     """Leave a row that says why the run is not done, as well as the disk lets us."""
     interrupted = interrupted or isinstance(error, KeyboardInterrupt | SystemExit)
-    status = "interrupted" if interrupted else "failed"
+    status = "pruned" if isinstance(error, Pruned) else "interrupted" if interrupted else "failed"
     first = (str(error) or type(error).__name__).splitlines()[0]
     text = first if isinstance(error, TlmtlError) else f"{type(error).__name__}: {first}"
-    if not interrupted:
+    if status == "pruned":
+        log.info("%s", text, extra={"file_only": True})
+        folder.remove_checkpoint()  # a search makes many of them, and a plain sweep runs this config from the start
+    if status == "failed":
         log.error("%s", text, exc_info=not isinstance(error, TlmtlError), extra={"file_only": True})
     try:
         folder.update(status=status, error=None if interrupted else text)

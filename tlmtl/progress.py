@@ -7,13 +7,19 @@ from contextlib import contextmanager
 from multiprocessing import parent_process
 from typing import Any, Protocol
 
+from tlmtl.errors import Pruned
+
+Metrics = Mapping[str, Mapping[str, float]]  # of validation, by task and name
+
 
 class Progress(Protocol):
+    """What a run says of itself; `scores` are what epochs are chosen by (higher is better), by branch."""
+
     def start(self, total: int, done: int) -> None: ...
 
     def step(self, step: int, losses: Mapping[str, float]) -> None: ...
 
-    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None: ...
+    def evaluated(self, step: int, metrics: Metrics, scores: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -23,7 +29,7 @@ class Silent:
 
     def step(self, step: int, losses: Mapping[str, float]) -> None: ...
 
-    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None: ...
+    def evaluated(self, step: int, metrics: Metrics, scores: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -58,7 +64,7 @@ class Bar:
             self.shown = now
             self.bar.update(self.task, completed=step, loss=f"loss {sum(losses.values()):.3f}")
 
-    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+    def evaluated(self, step: int, metrics: Metrics, scores: Mapping[str, float]) -> None:
         self.bar.update(self.task, completed=step, metric=f"  val {summary(metrics)}")
 
     def close(self) -> None:
@@ -80,7 +86,7 @@ class Lines:
         if time.monotonic() - self.told > 6 * self.every:
             self._print(step, "")
 
-    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+    def evaluated(self, step: int, metrics: Metrics, scores: Mapping[str, float]) -> None:
         if time.monotonic() - self.told > self.every or step == self.total:
             self._print(step, f", val {summary(metrics)}")
 
@@ -92,10 +98,14 @@ class Lines:
 
 
 class Messages:
-    """Tells a parent process, at most a few times a second: (step, total, what validation says)."""
+    """Tells a parent process, at most a few times a second, where the run is: ("moved", step, total, what validation says).
 
-    def __init__(self, send: Callable[[Any], None]) -> None:
-        self.send, self.total, self.metric, self.told = send, 0, "", 0.0
+    With `answer`, each validation's score is sent too, ("score", step, mean over branches), and the parent's word is waited
+    for: true ends the run there.
+    """
+
+    def __init__(self, send: Callable[[Any], None], answer: Callable[[], bool] | None = None) -> None:
+        self.send, self.answer, self.total, self.metric, self.told = send, answer, 0, "", 0.0
 
     def start(self, total: int, done: int) -> None:
         self.total = total
@@ -105,18 +115,22 @@ class Messages:
         if time.monotonic() - self.told > 0.25:
             self._tell(step)
 
-    def evaluated(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+    def evaluated(self, step: int, metrics: Metrics, scores: Mapping[str, float]) -> None:
         self.metric = summary(metrics)
         self._tell(step)
+        if self.answer is not None and scores:
+            self.send(("score", step, sum(scores.values()) / len(scores)))
+            if self.answer():
+                raise Pruned(f"Pruned at step {step} of {self.total}: other runs of the search were better by then.")
 
     def _tell(self, step: int) -> None:
         self.told = time.monotonic()
-        self.send((step, self.total, self.metric))
+        self.send(("moved", step, self.total, self.metric))
 
     def close(self) -> None: ...
 
 
-def summary(metrics: Mapping[str, Mapping[str, float]]) -> str:
+def summary(metrics: Metrics) -> str:
     """`accuracy 0.912` for one task, `left 0.912, right 0.905` for several: the first metric of each, the loss aside."""
     measured = {task: [(n, v) for n, v in m.items() if n != "loss"] for task, m in metrics.items()}
     shown = {task: found[0] for task, found in measured.items() if found}  # a task without a label here has none

@@ -31,6 +31,7 @@ class Job:
     reason: str
     state: str = "waiting"  # waiting | running | done | failed | interrupted | pruned
     note: str = ""
+    steps: int = 0  # of the whole run
 
     @property
     def run_id(self) -> str:
@@ -49,6 +50,16 @@ class Checked:
     data_hash: str
     source_hash: str | None
     further: dict[str, str]  # hashes of further test sets
+    steps: int
+
+
+@dataclass
+class Known:
+    """What was found out about earlier configs of a sweep, so that it is not looked for again."""
+
+    checked: dict[str, Checked] = field(default_factory=dict)  # by group: repeats differ in nothing that could be wrong
+    ready: dict[str, Checked] = field(default_factory=dict)  # the same, with sources in place
+    sources: dict[str, str | None] = field(default_factory=dict)  # folders of pre-trained sources
 
 
 @dataclass
@@ -89,11 +100,18 @@ def plan_sweep(configs: Sequence[DictConfig], labels: Sequence[str], swept: list
             len(same),
             "; ".join(same[:3]) + (" ..." if same[3:] else ""),
         )
-    checked: dict[str, Checked] = {}  # by group: repeats differ in nothing that could be wrong
+    known = Known()
     for cfg, label in unique.values():
-        _check(cfg, label, checked, with_sources=False)
+        check_job(cfg, label, known)
     first = configs[0]
-    folder = Path(first.output.root) / "sweeps" / (first.sweep.name or identity.sweep_name(first, swept))
+    sweep = open_sweep(first, first.sweep.name or identity.sweep_name(first, swept))
+    sweep.jobs = [plan_job(cfg, label, key, sweep.folder, known) for key, (cfg, label) in unique.items()]
+    return sweep
+
+
+def open_sweep(cfg: DictConfig, name: str) -> Sweep:
+    """The sweep's folder, held by its lock: waits for another process that is at work on it."""
+    folder = Path(cfg.output.root) / "sweeps" / name
     files.make_folder(folder, "output.root")
     files.link(folder.parent / "latest", folder)
     lock = FileLock(folder / ".lock")
@@ -102,14 +120,24 @@ def plan_sweep(configs: Sequence[DictConfig], labels: Sequence[str], swept: list
     except Timeout:
         log.info("Another process is at work on this sweep (%s): waiting until it has ended.", folder)
         lock.acquire()
-    sources: dict[str, str | None] = {}
-    ready: dict[str, Checked] = {}
-    jobs = []
-    for key, (cfg, label) in unique.items():
-        cfg = _sourced(cfg, sources)
-        found = _check(cfg, label, ready, with_sources=True)
-        jobs.append(Job(cfg, label or "run", key, folder / key, found.threads, _reason(folder / key, found)))
-    return Sweep(folder, lock, jobs)
+    return Sweep(folder, lock)
+
+
+def check_job(cfg: DictConfig, label: str, known: Known) -> Checked:
+    """What can be known of a job before its source is trained. Raises ConfigError, naming the job, for what is wrong."""
+    return _check(cfg, label, known.checked, with_sources=False)
+
+
+def plan_job(cfg: DictConfig, label: str, key: str, sweep: Path, known: Known) -> Job:
+    """The job of `cfg` in the folder `sweep`, its source trained now where it is missing.
+
+    Arguments:
+        key: the config's hash, by which the job's folder is called.
+    """
+    cfg = _sourced(cfg, known.sources)
+    found = _check(cfg, label, known.ready, with_sources=True)
+    reason = _reason(sweep / key, found)
+    return Job(cfg, label or "run", key, sweep / key, found.threads, reason, steps=found.steps)
 
 
 def _check(cfg: DictConfig, label: str, seen: dict[str, Checked], with_sources: bool) -> Checked:
@@ -121,7 +149,7 @@ def _check(cfg: DictConfig, label: str, seen: dict[str, Checked], with_sources: 
             raise _named(error, label) from error
         further = {name: data.hash for name, data in parts.further.items()}
         own = outcome.hashes(parts)
-        seen[group] = Checked(parts.threads, own["data_hash"], own["source_hash"], further)
+        seen[group] = Checked(parts.threads, own["data_hash"], own["source_hash"], further, parts.units.total)
     return seen[group]
 
 
@@ -143,7 +171,7 @@ def _reason(folder: Path, now: Checked) -> str:
     record = RunFolder(folder).record
     status = record.get("status")
     if status != "done":
-        return {None: "missing", "failed": "failed before"}.get(status, "interrupted")
+        return {None: "missing", "failed": "failed before", "pruned": "pruned before"}.get(status, "interrupted")
     hashes = record.get("hashes", {})
     for what, then, wanted in (
         ("tlmtl's version", record.get("tlmtl"), tlmtl.__version__),

@@ -30,7 +30,7 @@ GRACE = 20.0  # seconds that children have to write down that they were interrup
 def run_jobs(jobs: Sequence[Job], judge: Judge | None = None) -> None:
     """Run `jobs` and set the state of each. Raises KeyboardInterrupt when it was stopped, with no child left."""
     with board(list(jobs), jobs[0].cfg.progress) as live:
-        _run(list(jobs), _workers(list(jobs)), live)
+        _run(list(jobs), _workers(list(jobs)), live, judge)
 
 
 def _workers(jobs: list[Job]) -> int:
@@ -39,7 +39,7 @@ def _workers(jobs: list[Job]) -> int:
     return max(1, min(len(jobs), wanted or cores // max(item.threads for item in jobs)))
 
 
-def _run(jobs: list[Job], workers: int, shown: Board) -> None:
+def _run(jobs: list[Job], workers: int, shown: Board, judge: Judge | None) -> None:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     waiting, running = list(jobs), {}  # type: ignore[var-annotated]
@@ -47,8 +47,8 @@ def _run(jobs: list[Job], workers: int, shown: Board) -> None:
         while waiting or running:
             while waiting and len(running) < workers:
                 item = waiting.pop(0)
-                ours, theirs = context.Pipe(duplex=False)
-                arguments = (OmegaConf.to_yaml(item.cfg), str(item.folder), item.run_id, theirs)
+                ours, theirs = context.Pipe()
+                arguments = (OmegaConf.to_yaml(item.cfg), str(item.folder), item.run_id, theirs, judge is not None)
                 process = context.Process(target=_child, args=arguments, daemon=False)
                 process.start()
                 theirs.close()
@@ -57,7 +57,7 @@ def _run(jobs: list[Job], workers: int, shown: Board) -> None:
             pipes: dict[Any, Job] = {ours: item for item, _, ours, _ in running.values() if not ours.closed}
             for ready in wait([*running, *pipes], timeout=0.5):
                 if ready in pipes:
-                    _listen(ready, pipes[ready], shown)  # type: ignore[arg-type]
+                    _listen(ready, pipes[ready], shown, judge)  # type: ignore[arg-type]
             for sentinel, (item, process, ours, began) in list(running.items()):
                 if not process.is_alive():
                     process.join()
@@ -70,10 +70,14 @@ def _run(jobs: list[Job], workers: int, shown: Board) -> None:
         raise
 
 
-def _listen(pipe: Connection, item: Job, shown: Board) -> None:
+def _listen(pipe: Connection, item: Job, shown: Board, judge: Judge | None) -> None:
     try:
         while pipe.poll():
-            shown.moved(item, *pipe.recv())
+            kind, *said = pipe.recv()
+            if kind == "moved":
+                shown.moved(item, *said)
+            elif kind == "score":
+                pipe.send(judge is not None and bool(judge(item, *said)))
     except (EOFError, OSError):
         pipe.close()
 
@@ -83,7 +87,7 @@ def _ended(item: Job, code: int | None) -> None:
     record = results.RunFolder(item.folder).record
     item.state = record.get("status", "failed")
     item.note = record.get("error") or ""
-    if item.state not in ("done", "failed"):
+    if item.state not in ("done", "failed", "pruned"):
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         item.state, item.note = "failed", f"the process ended by {name}"
         with contextlib.suppress(OSError, TlmtlError):
@@ -101,7 +105,7 @@ def _stop(processes: list[Any]) -> None:
             process.kill()
 
 
-def _child(config: str, folder: str, run_id: str, pipe: Connection) -> None:
+def _child(config: str, folder: str, run_id: str, pipe: Connection, judged: bool) -> None:
     """One run, in a process of its own. Its output goes to the run's log."""
     from tlmtl.progress import Messages
 
@@ -118,7 +122,7 @@ def _child(config: str, folder: str, run_id: str, pipe: Connection) -> None:
         with (path / "log.txt").open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        job.execute(cfg, path, run_id, Messages(pipe.send))
+        job.execute(cfg, path, run_id, Messages(pipe.send, pipe.recv if judged else None))
         code = 0
     except KeyboardInterrupt:
         code = 130
