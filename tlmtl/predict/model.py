@@ -59,15 +59,26 @@ def load(folder: Path, allow: list[str]) -> Trained:
     Raises ConfigError for a folder that is no finished run, is broken, or needs a package that is not allowed.
     """
     read_record(folder, "RUN", "one to predict with")
-    tensors, about = read_model(folder)
-    for name in (SEEN, CHOSEN):
-        tensors.pop(name, None)
+    return rebuilt(*read_model(folder), folder / "model.safetensors", allow)
+
+
+def rebuilt(tensors: dict[str, Tensor], about: Mapping[str, Any], path: Path, allow: list[str]) -> Trained:
+    """The model that a file's tensors and description are of, in eval mode, on the CPU.
+
+    Arguments:
+        tensors: by the model's names; hashes of what it was trained on may be among them.
+        about: as `artifacts.write_model` describes it.
+        path: of the file, for messages.
+
+    Raises ConfigError for a description or tensors that no run writes, and as `load` does.
+    """
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in (SEEN, CHOSEN)}
     try:
         tasks, channels, size, parts = _described(about)
         nodes = {key: OmegaConf.create(about[key]) for key in ("model", "sharing", "head")}
     except (KeyError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
         said = error if type(error) is ValueError else _told(error)
-        raise ConfigError(f"{folder}/model.safetensors does not say what is needed to predict: {said}.") from error
+        raise ConfigError(f"{path} does not say what is needed to predict: {said}.") from error
     try:
         encoder = _made(Encoder, build(nodes["model"], "model", allow=allow, channels=channels), "model")
         settings = typed(Head, nodes["head"], "head")
@@ -78,15 +89,11 @@ def load(folder: Path, allow: list[str]) -> Trained:
         if parts:
             model.statistics = Statistics(model, list(parts))
     except (TypeError, ValueError, AttributeError, RuntimeError, OmegaConfBaseException) as error:
-        raise ConfigError(
-            f"The model that {folder}/model.safetensors tells of cannot be built: {_told(error)}."
-        ) from error
+        raise ConfigError(f"The model that {path} tells of cannot be built: {_told(error)}.") from error
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ConfigError(
-            f"{folder}/model.safetensors does not fit its own model: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        raise ConfigError(f"{path} does not fit its own model: {str(error).splitlines()[-1].strip()}") from error
     return Trained(model.eval(), tasks, about["preprocess"], channels, size, parts or {"": list(tasks)})
 
 
@@ -101,7 +108,7 @@ def _described(about: Mapping[str, Any]) -> tuple[dict[str, Task], int, tuple[in
         sizes = ", ".join(f"{part} {'x'.join(map(str, one[-2:]))}" for part, one in shapes.items())
         raise ConfigError(
             f"This model was trained on parts whose images differ in shape ({sizes}), and a new image is of no part. Train "
-            "one part from it (source=run dataset=...), and predict with that."
+            "one part from it (source=run dataset=...), and use that."
         )
     if not isinstance(told, Mapping) or not told or not all(isinstance(one, Mapping) for one in told.values()):
         raise ValueError(f"its tasks should be a mapping from names to what each is, found {told!r}")
