@@ -106,7 +106,14 @@ class Output:
 
 @dataclass
 class Sweep:
+    """How the runs of a sweep are taken care of; none of it can change a result. `sweep/limits.py` checks the values."""
+
     name: str | None = None
+    rerun: Any = "failed"  # failed | all | none
+    retries: Any = 0
+    time_limit: Any = None  # such as 90s, 30m, 2h
+    memory_limit_mb: Any = None
+    dry_run: Any = False
 
 
 @dataclass
