@@ -40,6 +40,8 @@ class Job:
 
 # Asked at each validation (job, step, what epochs are chosen by: higher is better): whether the run is to end there.
 Judge = Callable[[Job, int, float], bool]
+# Given a job that ended; returns jobs to run after it. A search's next trial depends on those that ended.
+More = Callable[[Job], list[Job]]
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlmtl import hardware, job, results
 from tlmtl.errors import TlmtlError
-from tlmtl.sweep.plan import Job, Judge
+from tlmtl.sweep.plan import Job, Judge, More
 from tlmtl.sweep.show import Board, board
 
 PRELOAD = ["tlmtl.job", "tlmtl.sweep.pool", "torchvision", "torchmetrics.functional", "sklearn.datasets", "pandas"]
 GRACE = 20.0  # seconds that children have to write down that they were interrupted
 
 
-def run_jobs(jobs: Sequence[Job], judge: Judge | None = None) -> None:
-    """Run `jobs` and set the state of each. Raises KeyboardInterrupt when it was stopped, with no child left."""
-    with board(list(jobs), jobs[0].cfg.progress) as live:
-        _run(list(jobs), _workers(list(jobs)), live, judge)
+def run_jobs(jobs: Sequence[Job], judge: Judge | None = None, more: More | None = None) -> None:
+    """Run `jobs` and set the state of each. Raises KeyboardInterrupt when it was stopped, with no child left.
+
+    Arguments:
+        more: called with each job that ended; the jobs it returns are run, too.
+    """
+    shown = list(jobs)  # the table's own list, which grows with `more`
+    with board(shown, jobs[0].cfg.progress) as live:
+        _run(list(jobs), _workers(list(jobs)), live, judge, lambda item: _added(shown, more, item))
+
+
+def _added(shown: list[Job], more: More | None, ended: Job) -> list[Job]:
+    new = more(ended) if more is not None else []
+    shown += new
+    return new
 
 
 def _workers(jobs: list[Job]) -> int:
@@ -39,7 +50,7 @@ def _workers(jobs: list[Job]) -> int:
     return max(1, min(len(jobs), wanted or cores // max(item.threads for item in jobs)))
 
 
-def _run(jobs: list[Job], workers: int, shown: Board, judge: Judge | None) -> None:
+def _run(jobs: list[Job], workers: int, shown: Board, judge: Judge | None, more: More) -> None:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     waiting, running = list(jobs), {}  # type: ignore[var-annotated]
@@ -65,6 +76,7 @@ def _run(jobs: list[Job], workers: int, shown: Board, judge: Judge | None) -> No
                     del running[sentinel]
                     _ended(item, process.exitcode)
                     shown.ended(item, time.monotonic() - began)
+                    waiting += more(item)
     except KeyboardInterrupt:
         _stop([process for _, process, _, _ in running.values()])
         raise

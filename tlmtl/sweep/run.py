@@ -5,15 +5,18 @@ from typing import Protocol
 
 from tlmtl import results
 from tlmtl.compare import table
-from tlmtl.sweep.plan import Job, Judge, Sweep
+from tlmtl.sweep.plan import Job, Judge, More, Sweep
 
 log = logging.getLogger("tlmtl")
 
 
 class Runner(Protocol):
-    """Runs jobs, each into its own folder, and sets their `state` (done | failed | interrupted | pruned) and `note`."""
+    """Runs jobs, each into its own folder, and sets their `state` (done | failed | interrupted | pruned) and `note`.
 
-    def __call__(self, jobs: list[Job], judge: Judge | None = None) -> None: ...
+    `judge` and `more` are asked by the pool alone: elsewhere nothing is pruned, and a search goes on in batches.
+    """
+
+    def __call__(self, jobs: list[Job], judge: Judge | None = None, more: More | None = None) -> None: ...
 
 
 def run_sweep(sweep: Sweep, runner: Runner, judge: Judge | None = None) -> bool:

@@ -21,7 +21,7 @@ class Lines:
     """A line for each run that ends."""
 
     def __init__(self, jobs: list[Job], quiet: bool) -> None:
-        self.total, self.count, self.quiet = len(jobs), 0, quiet
+        self.jobs, self.count, self.quiet = jobs, 0, quiet  # a search's list grows
         self.metrics: dict[str, str] = {}
 
     def started(self, item: Job) -> None: ...
@@ -34,7 +34,8 @@ class Lines:
         if not self.quiet:
             said = item.note if item.state == "failed" else f"val {self.metrics.get(item.key, '')}"
             print(
-                f"[{self.count}/{self.total}] {item.label}: {item.state} after {seconds:.1f} s, {said}", file=sys.stderr
+                f"[{self.count}/{len(self.jobs)}] {item.label}: {item.state} after {seconds:.1f} s, {said}",
+                file=sys.stderr,
             )
 
 
