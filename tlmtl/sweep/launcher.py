@@ -1,7 +1,8 @@
-"""The only Hydra launcher: plans a sweep's jobs together, then runs what is missing in child processes.
+"""Where Hydra hands a sweep over: its jobs are planned here together, then what is missing is run by the pool or by the
+launcher that `hydra/launcher` names.
 
-Hydra 1.3 takes launchers only from the namespace `hydra_plugins`, which it finds by walking folders; that fails in an
-editable install, so this module is registered under such a name by hand.
+Hydra 1.3 takes launchers and sweepers only from the namespace `hydra_plugins`, which it finds by walking folders; that
+fails in an editable install, so this module is registered under such a name by hand.
 """
 
 import sys
@@ -14,10 +15,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
     from tlmtl.sweep.plan import Sweep
+    from tlmtl.sweep.run import Runner
+
+OWN = "hydra_plugins.tlmtl.TlmtlLauncher"
 
 
 class TlmtlLauncher(Launcher):
@@ -28,12 +33,23 @@ class TlmtlLauncher(Launcher):
 
     def launch(self, job_overrides: Any, initial_job_idx: int) -> list[JobReturn]:
         """Run every job of the sweep. Raises ConfigError before the first one starts if any is wrong."""
-        from tlmtl.sweep.pool import run_jobs
         from tlmtl.sweep.run import run_sweep
 
-        if run_sweep(self.plan(job_overrides), run_jobs):
+        runner = self.runner  # first: what is not installed is said before anything starts
+        if run_sweep(self.plan(job_overrides), runner):
             raise SystemExit(1)  # every run has had its turn, and what failed has been said
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+
+    @property
+    def runner(self) -> "Runner":
+        """What runs the planned jobs: the pool, or the launcher that was chosen instead of it."""
+        if self.config.hydra.launcher.get("_target_") == OWN:
+            from tlmtl.sweep.pool import run_jobs
+
+            return run_jobs
+        from tlmtl.sweep.foreign import Foreign
+
+        return Foreign(self.config)
 
     def plan(self, job_overrides: Any) -> "Sweep":
         """The checked jobs of the sweep, each with its folder and whether it is to be run."""
@@ -49,6 +65,34 @@ class TlmtlLauncher(Launcher):
         return plan_sweep(configs, labels, varied)
 
 
+def launcher_for(config: DictConfig, hydra_context: Any, task_function: Any) -> TlmtlLauncher:
+    """What a sweeper calls in its `setup`, whichever `hydra/launcher` was chosen: `plan()` gives the checked jobs of lists
+    of overrides, `runner` runs them: `run_sweep(launcher.plan(jobs), launcher.runner, judge)`, or `launch()` for both.
+
+    A runner that is not the pool does not ask its judge: nothing is pruned there.
+    """
+    launcher = TlmtlLauncher()
+    launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+    return launcher
+
+
+class TlmtlSweeper(Sweeper):
+    """Hydra's own sweeper, but that launchers are given only what was planned here."""
+
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
+        # Here, since Hydra loads its own plugins anew when it looks for them.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        self.basic = BasicSweeper(max_batch_size, params)
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.basic.hydra_context, self.basic.config = hydra_context, config
+        self.basic.launcher = launcher_for(config, hydra_context, task_function)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        return self.basic.sweep(arguments)
+
+
 def _key(override: str) -> str:
     return override.split("=")[0]
 
@@ -59,16 +103,23 @@ def _varied(jobs: list[list[str]]) -> list[str]:
     return [key for i, key in enumerate(keys) if len({job[i] for job in jobs}) > 1]
 
 
-TlmtlLauncher.__module__ = "hydra_plugins.tlmtl"
+TlmtlLauncher.__module__ = TlmtlSweeper.__module__ = "hydra_plugins.tlmtl"
 
 
 @dataclass
 class LauncherConfig:
-    _target_: str = "hydra_plugins.tlmtl.TlmtlLauncher"
+    _target_: str = OWN
+
+
+@dataclass
+class SweeperConfig:
+    _target_: str = "hydra_plugins.tlmtl.TlmtlSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, Any] | None = None
 
 
 def register(finish: Callable[..., DictConfig]) -> None:
-    """Make the launcher known to Hydra as `hydra/launcher=tlmtl`. May be called twice."""
+    """Make Hydra know `hydra/launcher=tlmtl` and `hydra/sweeper=tlmtl`. May be called twice."""
     TlmtlLauncher.finish = staticmethod(finish)
     try:
         import hydra_plugins
@@ -76,5 +127,9 @@ def register(finish: Callable[..., DictConfig]) -> None:
         hydra_plugins = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
         hydra_plugins.__path__ = []
     hydra_plugins.tlmtl = sys.modules["hydra_plugins.tlmtl"] = sys.modules[__name__]
-    Plugins.instance().register(TlmtlLauncher)
-    ConfigStore.instance().store(group="hydra/launcher", name="tlmtl", node=LauncherConfig, provider="tlmtl")
+    for group, plugin, config in (
+        ("launcher", TlmtlLauncher, LauncherConfig),
+        ("sweeper", TlmtlSweeper, SweeperConfig),
+    ):
+        Plugins.instance().register(plugin)
+        ConfigStore.instance().store(group=f"hydra/{group}", name="tlmtl", node=config, provider="tlmtl")
