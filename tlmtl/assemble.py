@@ -28,6 +28,7 @@ from tlmtl.fusion import Fusion
 from tlmtl.fusion import check as check_fusion
 from tlmtl.hardware import Machine
 from tlmtl.identity import needs_source, terms_of
+from tlmtl.logger.base import Tracker
 from tlmtl.models.encoder import Encoder, check_layers
 from tlmtl.models.heads import make_head
 from tlmtl.models.source import Report, Source, check_leak, load_into
@@ -61,6 +62,7 @@ class Assembly:
     draw_weights: dict[str, torch.Tensor | None] = field(default_factory=dict)  # by stream
     joint: Joint | None = None  # what a joint data set says of its parts together
     fusion: Fusion | None = None
+    tracker: Tracker = field(default_factory=Tracker)
     further: dict[str, Data] = field(default_factory=dict)  # test sets of other data, by name
 
     @property
@@ -117,6 +119,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     units = _units(cfg, data, joint)
     weighting = weighting_of(cfg, tasks, units, model, len(data))
     fusion = build(cfg.fusion, "fusion", allow=allow)
+    tracker = build(cfg.logger, "logger", allow=allow)
     check_fusion(fusion, tasks)
     context = Context(model, encoder, tasks, {}, cfg.strategy.init == "source")
     for name, term in terms.items():
@@ -131,7 +134,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     groups.optimizer(target, **settings)
     return Assembly(
         cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, joint, fusion,
-        also,
+        tracker, also,
     )  # fmt: skip
 
 

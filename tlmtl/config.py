@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sharing": (("tlmtl.sharing",), ("encoder", "heads")),
     "term": (("tlmtl.terms",), ()),
     "fusion": (("tlmtl.fusion",), ()),
+    "logger": (("tlmtl.logger",), ()),
 }
 
 

@@ -15,6 +15,7 @@ GROUP_NAMES = {
     "sharing": "how tasks share the encoder",
     "term": "extra losses, added with term=[a,b]",
     "fusion": "how several heads become one prediction",
+    "logger": "where a run's numbers go as it trains, beside its folder",
     "hardware": "where it runs",
     "experiment": "whole set-ups, added with +experiment=NAME",
 }

@@ -136,6 +136,7 @@ class Config:
     sharing: dict[str, Any] = field(default_factory=dict)
     term: dict[str, Any] = field(default_factory=dict)
     fusion: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=lambda: {"_target_": "tlmtl.logger.base.no_tracker"})
     head: Head = field(default_factory=Head)
     train: Train = field(default_factory=Train)
     hardware: Hardware = field(default_factory=Hardware)
