@@ -140,7 +140,7 @@ def _is_setting(key: str) -> bool:
     if key.endswith("dataset.download"):
         return False
     return key == "hardware.deterministic" or (key not in SHOWN and key.split(".")[0] not in (
-        "output", "sweep", "resume", "progress", "hardware", "allow", "composed", "logger",
+        "output", "sweep", "tune", "resume", "progress", "hardware", "allow", "composed", "logger",
     ))  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from tlmtl.config import find_target
 from tlmtl.data.labels import select_tasks
 
 # What cannot change a result.
-IGNORED = ("hydra", "sweep", "logger", "output", "resume", "progress", "allow", "composed")
+IGNORED = ("hydra", "sweep", "tune", "logger", "output", "resume", "progress", "allow", "composed")
 HARD = "tlmtl.sharing.hard.HardSharing"
 
 
@@ -42,12 +42,13 @@ def baseline_id(cfg: DictConfig) -> str:
     return _hash(found)
 
 
-def sweep_name(cfg: DictConfig, swept: list[str]) -> str:
+def sweep_name(cfg: DictConfig, swept: list[str], search: Any = None) -> str:
     """A sweep's folder: what is not swept plus the swept keys, so that a command that grew finds the runs it has.
 
     Arguments:
         cfg: the config before the swept values are set.
         swept: keys of values (`seed`) or groups (`strategy`, `dataset@source.dataset`).
+        search: what a search draws from and how; how often is no part of it.
     """
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     for key in (*IGNORED, *swept):
@@ -57,7 +58,7 @@ def sweep_name(cfg: DictConfig, swept: list[str]) -> str:
             node = node.get(part, {}) if isinstance(node, dict) else {}
         if isinstance(node, dict):
             node.pop(last, None)
-    return _hash([raw, sorted(swept)])[:10]
+    return _hash([raw, sorted(swept), *([search] if search else [])])[:10]
 
 
 def terms_of(cfg: DictConfig) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def finish(
         status="done",
         finished=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         best_step=next(iter(state.best_step.values())) if len(made.branches) == 1 else state.best_step,
+        best_score=sum(state.best_score.values()) / len(state.best_score),  # what chose the epochs
         stopped_early=bool(state.stopped) if len(made.branches) == 1 else state.stopped,
         costs=costs,
         hashes={**own, "further": {name: data.hash for name, data in parts.further.items()}},

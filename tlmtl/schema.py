@@ -117,6 +117,16 @@ class Sweep:
 
 
 @dataclass
+class Tune:
+    """Equal budgets: each method of a sweep gets `trials` settings from one `space`, and is run again with `seeds`."""
+
+    trials: int | None = None
+    space: dict[str, Any] = field(default_factory=dict)
+    sampler: Any = "random"  # random: the same settings for every method; tpe
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+
+
+@dataclass
 class Composed:
     """How the config came about: filled in by `composition.py`, never part of a run's identity."""
 
@@ -145,6 +155,7 @@ class Config:
     evaluate: Evaluate = field(default_factory=Evaluate)
     output: Output = field(default_factory=Output)
     sweep: Sweep = field(default_factory=Sweep)
+    tune: Tune = field(default_factory=Tune)
     resume: str | None = None
     progress: bool = True
     allow: list[str] = field(default_factory=list)
