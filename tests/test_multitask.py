@@ -22,6 +22,7 @@ from tlmtl.loop import fit
 from tlmtl.models.heads import LinearHead
 from tlmtl.models.small_cnn import small_cnn
 from tlmtl.presets import packaged_folder
+from tlmtl.results import RunFolder
 from tlmtl.sharing.hard import HardSharing
 from tlmtl.tasks.regression import Regression
 from tlmtl.training import State, Watch
@@ -235,7 +236,7 @@ def test_a_run_that_was_stopped_ends_the_same(words, at, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         job.execute(cfg, tmp_path / "stopped", "stopped", StopAt(at))
     if "strategy=separate" in words:  # one model rests already, the others train on
-        resting = checkpoint.load(tmp_path / "stopped/checkpoint/last.pt")["state"]["stopped"]
+        resting = checkpoint.load(RunFolder(tmp_path / "stopped").checkpoints()[0])["state"]["stopped"]
         assert 0 < len(resting) < 3
     torch.manual_seed(1)
     job.execute(cfg, tmp_path / "stopped", "stopped")

@@ -11,6 +11,7 @@ from tlmtl import api, job, pretrain
 from tlmtl.columns import MEASURED
 from tlmtl.presets import packaged_folder
 from tlmtl.progress import Silent
+from tlmtl.results import RunFolder
 
 STRATEGIES = sorted(path.stem for path in (packaged_folder() / "strategy").glob("*.yaml"))
 QUICK = [
@@ -100,10 +101,11 @@ def test_an_unreadable_checkpoint_means_starting_again(tmp_path):
     job.execute(cfg, tmp_path / "whole", "whole")
     with pytest.raises(KeyboardInterrupt):
         job.execute(cfg, tmp_path / "broken", "broken", StopAt(8))
-    path = tmp_path / "broken/checkpoint/last.pt"
-    path.write_bytes(path.read_bytes()[:1000])
+    for path in RunFolder(tmp_path / "broken").checkpoints():
+        path.write_bytes(path.read_bytes()[:1000])
     job.execute(cfg, tmp_path / "broken", "broken")
-    assert "cannot be read: starting from the beginning" in (tmp_path / "broken/log.txt").read_text()
+    said = (tmp_path / "broken/log.txt").read_text()
+    assert "No checkpoint of this run can be used: starting from the beginning" in said
     assert decided(tmp_path / "broken") == decided(tmp_path / "whole")
 
 

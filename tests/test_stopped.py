@@ -64,8 +64,8 @@ LONG = ("train", "strategy=from_scratch", "train.epochs=100000", "train.checkpoi
 @pytest.mark.parametrize(
     ("sweep", "begun"),
     [
-        ((), "outputs/runs/latest/checkpoint/last.pt"),
-        (("-m", "seed=0,1"), "outputs/sweeps/latest/*/checkpoint/last.pt"),
+        ((), "outputs/runs/latest/checkpoint/*.pt"),
+        (("-m", "seed=0,1"), "outputs/sweeps/latest/*/checkpoint/*.pt"),
     ],
     ids=["run", "sweep"],
 )

@@ -182,7 +182,7 @@ def test_a_sweep_forwards_ctrl_c_once(tmp_path):
         [*TLMTL, *slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     until = time.monotonic() + 90
-    while time.monotonic() < until and not list(tmp_path.glob("outputs/sweeps/*/*/checkpoint/last.pt")):
+    while time.monotonic() < until and not list(tmp_path.glob("outputs/sweeps/*/*/checkpoint/*.pt")):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -8,10 +8,10 @@ import os
 import sys
 
 from tlmtl import __version__
-from tlmtl.errors import ConfigError, TlmtlError, nearest
+from tlmtl.errors import ConfigError, Stopped, TlmtlError, nearest
 from tlmtl.help import HELP
 
-COMMANDS = ("train", "check", "predict", "compare", "list")
+COMMANDS = ("train", "check", "predict", "export", "compare", "list")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except SystemExit as error:  # argparse has said what is wrong
         return int(error.code or 0)
+    except Stopped as error:
+        print(f"\n{error} The same command goes on where it stopped.", file=sys.stderr)
+        return error.exit_code
     except TlmtlError as error:
         if debug:
             raise
@@ -68,6 +71,10 @@ def dispatch(words: list[str]) -> int:
         from tlmtl.predict.command import main as predict
 
         return predict(rest)
+    if command == "export":
+        from tlmtl.export.command import main as export
+
+        return export(rest)
     from tlmtl import commands
 
     behind = {"train": commands.train, "check": commands.check, "list": commands.show}

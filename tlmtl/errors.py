@@ -23,6 +23,26 @@ class Pruned(TlmtlError):
     exit_code = 0
 
 
+class Stopped(TlmtlError):
+    """A run that was asked to stop, and goes on when the same command is given again."""
+
+
+class Interrupted(Stopped):
+    """Ctrl-C."""
+
+    exit_code = 130
+
+
+class Preempted(Stopped):
+    """Another signal, which a scheduler sends when a job has to leave. `signal` is its number."""
+
+    exit_code = 75
+
+    def __init__(self, message: str, number: int = 15) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
 def nearest(word: str, known: list[str]) -> str:
     """` Did you mean 'x'?`, or nothing when no known word is close."""
     import difflib

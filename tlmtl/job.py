@@ -1,23 +1,28 @@
 """One run from top to bottom, in a folder of its own: config -> data -> model -> strategy -> fit -> evaluate -> rows."""
 
 import logging
-from collections.abc import Mapping
+import os
+import platform
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from torch import nn
 
 import tlmtl
-from tlmtl import checkpoint, files, hardware, identity, outcome, results
+from tlmtl import checkpoint, files, hardware, identity, outcome, results, stopping
 from tlmtl.assemble import Assembly, assemble, setup
-from tlmtl.errors import ConfigError, Pruned, TlmtlError, TrainingError
+from tlmtl.errors import ConfigError, Pruned, Stopped, TlmtlError, TrainingError
+from tlmtl.logger.tracking import Tracking
 from tlmtl.loop import fit
 from tlmtl.progress import Progress, Silent
+from tlmtl.recorder import Recorder
 from tlmtl.results import RunFolder
-from tlmtl.training import Setup, State, Watch
+from tlmtl.stopping import Stop
+from tlmtl.training import State
 
 log = logging.getLogger("tlmtl")
 
@@ -37,24 +42,34 @@ def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None 
     Raises TlmtlError when the run fails or its config is wrong; the folder then holds a row that says why.
     """
     progress = progress or Silent()
-    with RunFolder(path) as folder, _log_file(path):
+    with RunFolder(path) as folder, _log_file(path), stopping.watching() as stop, Tracking(path) as tracking:
         memory = hardware.PeakMemory()
         run_id, former = folder.record.get("run_id") or run_id, folder.record.get("status")
         folder.tidy()
+        if former == "done":
+            folder.remove_checkpoint()  # a finished run that is made again is made anew
         try:
             with files.disk_errors():
-                return _execute(cfg, folder, run_id, progress, memory)
+                return _execute(cfg, folder, run_id, progress, memory, stop, tracking)
         except BaseException as error:
-            begun = former in ("running", "interrupted") and folder.checkpoint.exists()
             # A run that cannot go on now (its data are away, say) can go on later: it stays interrupted.
-            _mark(cfg, folder, run_id, error, interrupted=begun and isinstance(error, ConfigError))
+            begun = isinstance(error, ConfigError) and bool(folder.checkpoints())
+            if folder.record.get("status") != "done":  # a signal after the last write changes nothing
+                with stop.patiently():
+                    _mark(cfg, folder, run_id, error, interrupted=begun)
             raise
         finally:
             progress.close()
 
 
 def _execute(
-    cfg: DictConfig, folder: RunFolder, run_id: str, progress: Progress, memory: hardware.PeakMemory
+    cfg: DictConfig,
+    folder: RunFolder,
+    run_id: str,
+    progress: Progress,
+    memory: hardware.PeakMemory,
+    stop: Stop,
+    tracking: Tracking,
 ) -> nn.Module:
     (folder.path / "results.csv").unlink(missing_ok=True)  # rows of an earlier attempt
     folder.update(
@@ -62,6 +77,7 @@ def _execute(
         status="running",
         error=None,
         started=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+        process={"pid": os.getpid(), "host": platform.node()},
         config_hash=identity.config_hash(cfg),
         group_id=identity.group_id(cfg),
         baseline_id=identity.baseline_id(cfg),
@@ -73,11 +89,16 @@ def _execute(
     made = setup(parts, machine)
     # How a run starts, in this order: from its own checkpoint, else from the source, else from random parameters.
     belongs = {**outcome.hashes(parts), "config_hash": folder.record.get("config_hash"), "tlmtl": tlmtl.__version__}
-    state = _restore(folder, made, belongs) or State()
+    recorder = Recorder(folder, made, progress, belongs, stop, tracking)
+    state = recorder.restore() or State()
     checkpoint.seed_everything(cfg.seed) if state.step == 0 else None
+    folder.write_history(state.history)  # what an attempt wrote beyond that did not happen
     progress.start(made.total, state.step)
+    tracking.start(parts.tracker, cfg, run_id, state.step, state.history)
     try:
-        fit(made, state, Recorder(folder, made, progress, belongs))
+        with stop.patiently():
+            fit(made, state, recorder)
+        stop.check()
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -94,51 +115,9 @@ def _execute(
     return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory)
 
 
-class Recorder(Watch):
-    """Writes down what a loop does: history, checkpoints, progress."""
-
-    def __init__(self, folder: RunFolder, made: Setup, progress: Progress, belongs: dict[str, Any]) -> None:
-        self.folder, self.made, self.progress, self.belongs = folder, made, progress, belongs
-
-    def stepped(self, state: State, losses: Mapping[str, float]) -> None:
-        self.progress.step(state.step, losses)
-
-    def evaluated(self, state: State, metrics: Mapping[str, Mapping[str, float]], scores: Mapping[str, float]) -> None:
-        self.progress.evaluated(state.step, metrics, {**state.best_score, **scores})  # those that rest: their best
-
-    def save(self, state: State) -> None:
-        self.folder.checkpoint.parent.mkdir(exist_ok=True)
-        modules = {name: module.state_dict() for name, module in _modules(self.made).items()}
-        checkpoint.save(self.folder.checkpoint, {"modules": modules, "state": vars(state), "belongs": self.belongs})
-        self.folder.write_history(state.history)
-
-
-def _modules(made: Setup) -> dict[str, Any]:
-    found: dict[str, Any] = {"model": made.model, "optimizer": made.optimizer, "weighting": made.weighting}
-    found.update({f"term/{name}": term for name, term in made.terms.items()})
-    return found if made.ema is None else {**found, "ema": made.ema}
-
-
-def _restore(folder: RunFolder, made: Setup, belongs: dict[str, Any]) -> State | None:
-    """The state in the run's checkpoint, put back; None where there is none of this very data, source and program."""
-    saved = checkpoint.load(folder.checkpoint)
-    if saved is None:
-        if folder.checkpoint.exists():
-            log.warning("The checkpoint cannot be read: starting from the beginning.")
-        return None
-    changed = [name for name, value in belongs.items() if saved["belongs"].get(name) != value]
-    if changed:
-        log.warning("The checkpoint was made with another %s: starting from the beginning.", ", ".join(changed))
-        return None
-    for name, module in _modules(made).items():
-        module.load_state_dict(saved["modules"][name])
-    log.info("Going on after step %d of %d.", saved["state"]["step"], made.total)
-    return State(**saved["state"])
-
-
 def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException, interrupted: bool = False) -> None:
     """Leave a row that says why the run is not done, as well as the disk lets us."""
-    interrupted = interrupted or isinstance(error, KeyboardInterrupt | SystemExit)
+    interrupted = interrupted or isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
     status = "pruned" if isinstance(error, Pruned) else "interrupted" if interrupted else "failed"
     first = (str(error) or type(error).__name__).splitlines()[0]
     text = first if isinstance(error, TlmtlError) else f"{type(error).__name__}: {first}"
@@ -146,6 +125,8 @@ def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException,
         log.info("%s", text, extra={"file_only": True})
         folder.remove_checkpoint()  # a search makes many of them, and a plain sweep runs this config from the start
     if status == "failed":
+        if _comes_again(error):
+            folder.remove_checkpoint()
         log.error("%s", text, exc_info=not isinstance(error, TlmtlError), extra={"file_only": True})
     try:
         folder.update(status=status, error=None if interrupted else text)
@@ -157,6 +138,14 @@ def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException,
         folder.write_rows(rows)
     except (OSError, ConfigError) as second:
         log.error("The folder's status could not be written either: %s", second)
+
+
+def _comes_again(error: BaseException) -> bool:
+    """Whether going on from the checkpoint would end the same way, or with what another program had begun: a loss that is
+    not finite, an error in the code. A full disk, lacking memory or a limit of the sweep may be otherwise the next time."""
+    if isinstance(error, TlmtlError):
+        return isinstance(error, TrainingError)
+    return not isinstance(error, OSError | MemoryError | torch.OutOfMemoryError)
 
 
 def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:

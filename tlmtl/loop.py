@@ -44,8 +44,11 @@ def fit(setup: Setup, state: State, watch: Watch) -> None:
             watch.stepped(state, losses)
             if state.step % setup.evaluate_every == 0 or state.step == setup.total:
                 _validate(setup, state, watch, rate)
-            if state.step % setup.checkpoint_every == 0 and state.step < setup.total:
+            stop = watch.stop_asked(state)
+            if stop or (state.step % setup.checkpoint_every == 0 and state.step < setup.total):
                 watch.save(state)
+            if stop:
+                raise stop
             if len(state.stopped) == len(setup.branches):
                 break
 

@@ -41,8 +41,15 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise ConfigError(f"{self.path} is in use by another process. Wait for it, or stop it.") from error
+            raise ConfigError(f"{self.path} is in use by {self._holder()}. Wait for it, or stop it.") from error
         return self
+
+    def _holder(self) -> str:
+        """Who holds the lock, as far as `run.json` says: whoever takes it writes that down a moment later."""
+        process = self.record.get("process") or {}
+        if not process.get("pid"):
+            return "another process"
+        return f"another process (last begun by process {process['pid']} on {process.get('host', '?')})"
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -61,7 +68,13 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        return self.path / "checkpoint" / "last.pt"
+        """The folder of the run's checkpoints, `<step>.pt`."""
+        return self.path / "checkpoint"
+
+    def checkpoints(self) -> list[Path]:
+        """The newest first."""
+        found = [path for path in self.checkpoint.glob("*.pt") if path.stem.isdecimal()]
+        return sorted(found, key=lambda path: int(path.stem), reverse=True)
 
     def write_config(self, cfg: DictConfig) -> None:
         resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
@@ -74,11 +87,11 @@ class RunFolder:
         files.write_text(self.path / "history.csv", _csv(HISTORY, history))
 
     def remove_checkpoint(self) -> None:
-        shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def tidy(self) -> None:
         """Remove what a kill in the middle of a write left behind; call while the lock is held."""
-        for path in [*self.path.glob(".*.*"), *self.checkpoint.parent.glob(".*.*")]:
+        for path in [*self.path.glob(".*.*"), *self.checkpoint.glob(".*.*")]:
             path.unlink(missing_ok=True)
 
 
@@ -136,9 +149,11 @@ def new_folder(runs: Path, run_id: str) -> Path:
 
 
 def find_interrupted(runs: Path, config_hash: str) -> Path | None:
-    """The newest run of this config that was begun and not finished, and that nobody is working on."""
+    """The newest run of this config that was begun and not finished, and that nobody is working on. One that failed counts
+    when it left a checkpoint, which it does where going on may help."""
     for path in sorted(runs.glob(f"*_{config_hash}*"), reverse=True):
-        if path.is_symlink() or RunFolder(path).record.get("status") not in ("running", "interrupted"):
+        status = None if path.is_symlink() else RunFolder(path).record.get("status")
+        if status not in ("running", "interrupted") and not (status == "failed" and RunFolder(path).checkpoints()):
             continue
         try:
             with RunFolder(path):

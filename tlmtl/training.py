@@ -87,3 +87,7 @@ class Watch:
         """Metrics by task; what the best epoch is chosen by, by branch."""
 
     def save(self, state: State) -> None: ...
+
+    def stop_asked(self, state: State) -> Exception | None:
+        """Asked at each step's end: what to raise there, once the state is saved; None to go on."""
+        return None
