@@ -7,6 +7,7 @@ tlmtl: compare ways to transfer and to share, by numbers that can be trusted
   tlmtl train [OVERRIDES] [-m]   one run, or a sweep with -m
   tlmtl check [OVERRIDES]        what a data set holds, before training
   tlmtl predict RUN PATH...      labels for new images, from a run's folder alone
+  tlmtl export RUN               a run's model as ONNX, a PyTorch program or safetensors
   tlmtl compare PATH...          results of runs and sweeps, side by side
   tlmtl list [GROUP]             what there is to choose from
 
@@ -85,6 +86,29 @@ those above one half, and each one's probability), error. Flags:
   --batch-size N         images at a time (32)
   --allow PACKAGE        a package of your own that the run was trained with
 Exit code: 0 done, 1 some images could not be read (their rows say why), 2 nothing could be predicted.
+""",
+    "export": """\
+tlmtl export RUN [FLAGS]: a finished run's model as a file for other programs, from the run's folder alone
+
+The file is loaded again, and compared with the run's model on images, before it is put in its place. It takes images that
+are resized, and gives for each task what `tlmtl predict` says; model.json beside it (and in it) says how to make and read both.
+
+Examples:
+  tlmtl export outputs/runs/latest                               # ONNX, in the run's folder, below export/onnx
+  tlmtl export outputs/runs/latest --out digits.onnx
+  tlmtl export outputs/runs/latest --format pt2 --out exported   # a program of torch.export; neither needs tlmtl
+  tlmtl export outputs/runs/latest --format safetensors          # the parameters under the names they were trained with
+  tlmtl export outputs/runs/latest --task digit ink              # these tasks alone
+
+Flags:
+  --format FORMAT        onnx (default), pt2 or safetensors
+  --out PATH             a file that ends in .onnx, .pt2 or .safetensors, else a folder (default: RUN/export/FORMAT)
+  --task NAME...         tasks that are wanted (default: all)
+  --batch N              so many images at a time (default: dynamic, any number)
+  --force                replace an export that is there
+  --allow PACKAGE        a package of your own that the run was trained with
+Exit code: 0 done, 1 the model cannot be put into the format or says something else there, 2 wrong command or RUN. The
+formats other than pt2 and safetensors need pip install 'tlmtl[export]'.
 """,
     "compare": """\
 tlmtl compare PATH... [FLAGS]: results of runs and sweeps in one table, repeats (seeds) as mean ± standard deviation
