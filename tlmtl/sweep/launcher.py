@@ -51,15 +51,17 @@ class TlmtlLauncher(Launcher):
 
         return Foreign(self.config)
 
+    def compose(self, overrides: list[str], number: int = 0) -> DictConfig:
+        """The checked config of one job."""
+        cfg = self.loader.load_sweep_config(self.config, overrides)
+        cfg.hydra.job.num = number
+        return type(self).finish(cfg, overrides)
+
     def plan(self, job_overrides: Any) -> "Sweep":
         """The checked jobs of the sweep, each with its folder and whether it is to be run."""
         from tlmtl.sweep.plan import plan_sweep
 
-        configs = []
-        for number, overrides in enumerate(job_overrides):
-            cfg = self.loader.load_sweep_config(self.config, list(overrides))
-            cfg.hydra.job.num = number
-            configs.append(type(self).finish(cfg, list(overrides)))
+        configs = [self.compose(list(overrides), number) for number, overrides in enumerate(job_overrides)]
         varied = _varied([list(overrides) for overrides in job_overrides])
         labels = [" ".join(item.lstrip("+") for item in job if _key(item) in varied) for job in job_overrides]
         return plan_sweep(configs, labels, varied)

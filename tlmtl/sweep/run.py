@@ -3,11 +3,13 @@
 import logging
 from typing import Protocol
 
-from tlmtl import results
+from tlmtl import files
 from tlmtl.compare import table
+from tlmtl.sweep.collect import Collected, Rows, collecting
 from tlmtl.sweep.plan import Job, Judge, More, Sweep
 
 log = logging.getLogger("tlmtl")
+SHOWN = 20  # failed runs that are named in full
 
 
 class Runner(Protocol):
@@ -20,32 +22,50 @@ class Runner(Protocol):
 
 
 def run_sweep(sweep: Sweep, runner: Runner, judge: Judge | None = None) -> bool:
-    """Run what is missing, collect all rows and print the table. Returns whether a run failed."""
+    """Run what is missing, collect all rows and print the table. Returns whether a run failed.
+
+    With `sweep.dry_run`, say what would be run.
+    """
+    if sweep.dry:
+        from tlmtl.sweep.dry import tell
+
+        tell(sweep)
+        return False
     missing = sweep.missing
     done = len(sweep.jobs) - len(missing)
     log.info("%d run(s): %d to do, %d there already. %s", len(sweep.jobs), len(missing), done, sweep.folder)
     try:
-        if missing:
-            runner(missing, judge)
+        with collecting(sweep):
+            if missing:
+                runner(missing, judge)
     finally:
         rows = collect(sweep)
+    return show(sweep, rows)
+
+
+def collect(sweep: Sweep) -> Rows:
+    """The rows of all the sweep's runs, from their folders, into its own results.csv; this command's jobs come first."""
+    with files.disk_errors():
+        return Collected(sweep).write()
+
+
+def show(sweep: Sweep, rows: Rows) -> bool:
+    """Print the table of this command's runs, and what failed. Returns whether something did."""
     import pandas as pd
 
     if rows:
         shown = pd.read_csv(sweep.folder / "results.csv")
         table.show(shown[shown["config_hash"].isin([item.key for item in sweep.jobs])])
     print(f"{len(rows)} row(s) in {sweep.folder / 'results.csv'}")
+    if sweep.equal:
+        print(f"{len(sweep.equal)} job(s) equal another one, so they ran once and stand under its name:")
+        for label, other in sweep.equal:
+            print(f"  {label} = {other}")
     failed = [item for item in sweep.jobs if item.state == "failed"]
-    for item in failed:
+    for item in failed[:SHOWN]:
         log.error("failed: %s: %s (%s)", item.label, item.note, item.folder / "log.txt")
+    if failed[SHOWN:]:
+        log.error("... and %d more failed; the column 'error' of results.csv says why.", len(failed) - SHOWN)
+    if failed:
+        log.error("%d of %d runs failed. The same command runs them again.", len(failed), len(sweep.jobs))
     return bool(failed)
-
-
-def collect(sweep: Sweep) -> list[dict[str, str]]:
-    """The rows of all the sweep's runs, from their folders, into its own results.csv; this command's jobs come first."""
-    mine = [item.folder for item in sweep.jobs]
-    others = sorted(path.parent for path in sweep.folder.glob("*/run.json") if path.parent not in mine)
-    rows = [row for path in [*mine, *others] if (p := path / "results.csv").is_file() for row in results.read_rows(p)]
-    if rows:
-        results.write_rows(sweep.folder / "results.csv", rows)
-    return rows
