@@ -21,10 +21,13 @@ class Runner(Protocol):
     def __call__(self, jobs: list[Job], judge: Judge | None = None, more: More | None = None) -> None: ...
 
 
-def run_sweep(sweep: Sweep, runner: Runner, judge: Judge | None = None) -> bool:
+def run_sweep(sweep: Sweep, runner: Runner, judge: Judge | None = None, about: str = "") -> bool:
     """Run what is missing, collect all rows and print the table. Returns whether a run failed.
 
     With `sweep.dry_run`, say what would be run.
+
+    Arguments:
+        about: what is said first, where the jobs to come are not known yet.
     """
     if sweep.dry:
         from tlmtl.sweep.dry import tell
@@ -33,7 +36,8 @@ def run_sweep(sweep: Sweep, runner: Runner, judge: Judge | None = None) -> bool:
         return False
     missing = sweep.missing
     done = len(sweep.jobs) - len(missing)
-    log.info("%d run(s): %d to do, %d there already. %s", len(sweep.jobs), len(missing), done, sweep.folder)
+    about = about or f"{len(sweep.jobs)} run(s): {len(missing)} to do, {done} there already."
+    log.info("%s %s", about, sweep.folder)
     try:
         with collecting(sweep):
             if missing:
