@@ -1,6 +1,7 @@
 """`source=pretrain`: train the model on a source data set first, once, and keep it under its hash for all runs."""
 
 import logging
+from pathlib import Path
 
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
@@ -26,21 +27,34 @@ def with_source(cfg: DictConfig) -> DictConfig:
     if "dataset" not in cfg.source or not identity.needs_source(cfg):
         return cfg
     job = source_config(cfg)
-    place = files.cache_folder(cfg.output.cache)
-    cache = files.make_folder(place / "sources", "output.cache")
-    key = identity.config_hash(job)
-    streams = streams_of(job.dataset, job.tasks, list(job.allow), place)
-    data_hash = together(data.hash for data in streams.values())
-    path = cache / f"{key}_{data_hash}"
-    with FileLock(cache / f"{path.name}.lock"):
-        record = RunFolder(path).record
-        if record.get("status") != "done" or record.get("tlmtl") != tlmtl.__version__:
+    path, key = _place(cfg, job)
+    files.make_folder(path.parent, "output.cache")
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if not _there(path):
             label = f"pre-training {cfg.composed.choices.get('model', 'the model')} on the source data"
             log.info("%s (once; kept in %s)", label, path)
             execute(job, path, new_run_id("pretrain", key), choose(cfg.progress, label))
     ready = cfg.copy()
     OmegaConf.update(ready, "source.path", str(path), force_add=True)
     return ready
+
+
+def kept(cfg: DictConfig) -> str | None:
+    """The folder of the pre-trained source that `cfg` needs, or None when it is still to be trained."""
+    path, _ = _place(cfg, source_config(cfg))
+    return str(path) if _there(path) else None
+
+
+def _place(cfg: DictConfig, job: DictConfig) -> tuple[Path, str]:
+    """Where the source that `job` makes is kept, and its config's hash."""
+    place, key = files.cache_folder(cfg.output.cache), identity.config_hash(job)
+    streams = streams_of(job.dataset, job.tasks, list(job.allow), place)
+    return place / "sources" / f"{key}_{together(data.hash for data in streams.values())}", key
+
+
+def _there(path: Path) -> bool:
+    record = RunFolder(path).record
+    return record.get("status") == "done" and record.get("tlmtl") == tlmtl.__version__
 
 
 def check(cfg: DictConfig) -> Assembly:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
@@ -13,10 +14,13 @@ import tlmtl
 from tlmtl import files, identity, outcome
 from tlmtl.assemble import assemble
 from tlmtl.errors import ConfigError
-from tlmtl.pretrain import check, with_source
+from tlmtl.pretrain import check, kept, with_source
 from tlmtl.results import RunFolder, new_run_id
+from tlmtl.sweep.collect import rows_of
+from tlmtl.sweep.limits import Limits, limits_of
 
 log = logging.getLogger("tlmtl")
+UNKNOWN = "?"  # the hash of a source that a dry run does not train
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Job:
     state: str = "waiting"  # waiting | running | done | failed | interrupted | pruned
     note: str = ""
     steps: int = 0  # of the whole run
+    group: str = ""  # the same for its repeats
 
     @property
     def run_id(self) -> str:
@@ -69,6 +74,8 @@ class Sweep:
     folder: Path
     lock: FileLock  # held until the process ends: two that are told to do the same do it one after the other
     jobs: list[Job] = field(default_factory=list)
+    dry: bool = False  # nothing is run, trained or written
+    equal: list[tuple[str, str]] = field(default_factory=list)  # jobs that equal another one, and which
 
     @property
     def missing(self) -> list[Job]:
@@ -85,35 +92,39 @@ def plan_sweep(configs: Sequence[DictConfig], labels: Sequence[str], swept: list
 
     Raises ConfigError, naming the job, before anything of the sweep is started.
     """
+    for cfg in configs:
+        limits_of(cfg)
     unique: dict[str, tuple[DictConfig, str]] = {}
-    same: list[str] = []
+    equal: list[tuple[str, str]] = []
     for cfg, label in zip(configs, labels, strict=True):
         try:
             key = identity.config_hash(cfg)
         except ConfigError as error:
             raise _named(error, label) from error
         if key in unique:
-            same.append(f"{label} (as {unique[key][1]})")
+            equal.append((label, unique[key][1]))
         else:
             unique[key] = (cfg, label)
-    if same:
-        log.info(
-            "%d job(s) equal another one and are run once: %s",
-            len(same),
-            "; ".join(same[:3]) + (" ..." if same[3:] else ""),
-        )
+    if equal:
+        few = "; ".join(f"{label} (as {other})" for label, other in equal[:3]) + (" ..." if equal[3:] else "")
+        log.info("%d job(s) equal another one and are run once: %s", len(equal), few)
     known = Known()
     for cfg, label in unique.values():
         check_job(cfg, label, known)
     first = configs[0]
     sweep = open_sweep(first, first.sweep.name or identity.sweep_name(first, swept))
+    sweep.equal = equal
     sweep.jobs = [plan_job(cfg, label, key, sweep.folder, known) for key, (cfg, label) in unique.items()]
     return sweep
 
 
 def open_sweep(cfg: DictConfig, name: str) -> Sweep:
-    """The sweep's folder, held by its lock: waits for another process that is at work on it."""
+    """The sweep's folder, held by its lock: waits for another process that is at work on it. A dry run looks on."""
+    if Path(name).name != name or name in ("", "..", "latest") or name.startswith("."):
+        raise ConfigError(f"'sweep.name' should be a plain name for a folder, and not 'latest'. Found '{name}'.")
     folder = Path(cfg.output.root) / "sweeps" / name
+    if limits_of(cfg).dry_run:
+        return Sweep(folder, FileLock(folder / ".lock"), dry=True)
     files.make_folder(folder, "output.root")
     files.link(folder.parent / "latest", folder)
     lock = FileLock(folder / ".lock")
@@ -136,10 +147,18 @@ def plan_job(cfg: DictConfig, label: str, key: str, sweep: Path, known: Known) -
     Arguments:
         key: the config's hash, by which the job's folder is called.
     """
-    cfg = _sourced(cfg, known.sources)
-    found = _check(cfg, label, known.ready, with_sources=True)
-    reason = _reason(sweep / key, found)
-    return Job(cfg, label or "run", key, sweep / key, found.threads, reason, steps=found.steps)
+    limits = limits_of(cfg)
+    cfg, sourced = _sourced(cfg, known.sources, limits.dry_run)
+    found = _check(cfg, label, known.ready if sourced else known.checked, with_sources=sourced)
+    record = RunFolder(sweep / key).record
+    reason = _reason(sweep / key, record, found, limits)
+    item = Job(cfg, label or "run", key, sweep / key, found.threads, reason, steps=found.steps)
+    item.group = identity.group_id(cfg)
+    if limits.rerun == "none" and record.get("status") == "failed":
+        item.state, item.note = "failed", f"{record.get('error')} (left so: sweep.rerun=none)"
+    if limits.rerun == "all" and not limits.dry_run:
+        RunFolder(sweep / key).remove_checkpoint()  # from the beginning
+    return item
 
 
 def _check(cfg: DictConfig, label: str, seen: dict[str, Checked], with_sources: bool) -> Checked:
@@ -151,27 +170,37 @@ def _check(cfg: DictConfig, label: str, seen: dict[str, Checked], with_sources: 
             raise _named(error, label) from error
         further = {name: data.hash for name, data in parts.further.items()}
         own = outcome.hashes(parts)
-        seen[group] = Checked(parts.threads, own["data_hash"], own["source_hash"], further, parts.units.total)
+        source = own["source_hash"] if with_sources or not identity.needs_source(cfg) else UNKNOWN
+        seen[group] = Checked(parts.threads, own["data_hash"], source, further, parts.units.total)
     return seen[group]
 
 
-def _sourced(cfg: DictConfig, known: dict[str, str | None]) -> DictConfig:
-    """`cfg` with its pre-trained source; asked for once per model and source."""
+def _sourced(cfg: DictConfig, known: dict[str, str | None], dry: bool) -> tuple[DictConfig, bool]:
+    """`cfg` with its pre-trained source, asked for once per model and source; whether there is one now.
+
+    Arguments:
+        dry: whether a source that is not there stays so.
+    """
     if "dataset" not in cfg.source or not identity.needs_source(cfg):
-        return cfg
+        return cfg, True
     parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "source", "hardware")}
     key = json.dumps(parts, sort_keys=True, default=str)
     if key not in known:
-        known[key] = with_source(cfg).source.path
+        known[key] = kept(cfg) if dry else with_source(cfg).source.path
+    if known[key] is None:
+        return cfg, False
     ready = cfg.copy()
     OmegaConf.update(ready, "source.path", known[key], force_add=True)
-    return ready
+    return ready, True
 
 
-def _reason(folder: Path, now: Checked) -> str:
+def _reason(folder: Path, record: dict[str, Any], now: Checked, limits: Limits) -> str:
     """Why the run in `folder` is to be made, or "" when config, data, source and program agree with what is there."""
-    record = RunFolder(folder).record
     status = record.get("status")
+    if status is not None and limits.rerun == "all":
+        return "again"
+    if status == "failed" and limits.rerun == "none":
+        return ""
     if status != "done":
         return {None: "missing", "failed": "failed before", "pruned": "pruned before"}.get(status, "interrupted")
     hashes = record.get("hashes", {})
@@ -181,10 +210,13 @@ def _reason(folder: Path, now: Checked) -> str:
         ("a further test set", hashes.get("further", {}), now.further),
         ("the source parameters", hashes.get("source_hash"), now.source_hash),
     ):
-        if then != wanted:
+        if then != wanted and wanted != UNKNOWN:
+            if limits.rerun == "none":
+                log.info("%s is stale: %s changed (%s, now %s); it is left.", folder.name, what, then, wanted)
+                return ""
             log.info("%s is stale: %s changed (%s, now %s); it is run again.", folder.name, what, then, wanted)
             return "stale"
-    return "" if (folder / "results.csv").is_file() else "missing"
+    return "missing" if rows_of(folder / "results.csv") is None else ""
 
 
 def _named(error: ConfigError, label: str) -> ConfigError:

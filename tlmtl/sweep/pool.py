@@ -1,151 +1,172 @@
 """Runs a sweep's jobs, floor(cores / threads) at a time, in children of a fork server that has imported everything.
 
-A child that raises, exits or is killed costs only its own run. No child outlives the parent, however that ends. No torch
-operation may run in the fork server: only imports.
+A child that raises, exits, hangs or is killed costs only its own run. No child outlives the parent, however that ends. No
+torch operation may run in the fork server: only imports.
 """
 
 import contextlib
 import multiprocessing as mp
-import os
 import signal
-import sys
-import threading
 import time
 from collections.abc import Sequence
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from tlmtl import hardware, job, results
+from tlmtl import hardware, job, stopping
 from tlmtl.errors import TlmtlError
+from tlmtl.results import RunFolder
+from tlmtl.sweep import child
+from tlmtl.sweep.limits import Limits, limits_of
 from tlmtl.sweep.plan import Job, Judge, More
+from tlmtl.sweep.running import Running
 from tlmtl.sweep.show import Board, board
 
-PRELOAD = ["tlmtl.job", "tlmtl.sweep.pool", "torchvision", "torchmetrics.functional", "sklearn.datasets", "pandas"]
-GRACE = 20.0  # seconds that children have to write down that they were interrupted
+PRELOAD = ["tlmtl.job", "tlmtl.sweep.child", "torchvision", "torchmetrics.functional", "sklearn.datasets", "pandas"]
+PRELOAD += ["psutil"]
+TICK = 0.5  # seconds between looks at clocks and memory
+GRACE = 60.0  # seconds in which a run that is told to stop may finish its step and write its checkpoint
+STARTS = 3  # how often a process is asked for before the sweep gives up
 
 
 def run_jobs(jobs: Sequence[Job], judge: Judge | None = None, more: More | None = None) -> None:
-    """Run `jobs` and set the state of each. Raises KeyboardInterrupt when it was stopped, with no child left.
+    """Run `jobs` and set the state of each. Raises Stopped when a signal ended it, with no child left.
 
     Arguments:
         more: called with each job that ended; the jobs it returns are run, too.
     """
     shown = list(jobs)  # the table's own list, which grows with `more`
-    with board(shown, jobs[0].cfg.progress) as live:
-        _run(list(jobs), _workers(list(jobs)), live, judge, lambda item: _added(shown, more, item))
+    workers = workers_for(shown)
+    with stopping.watching() as stop, stop.patiently(), board(shown, shown[0].cfg.progress, workers) as live:
+        _Pool(shown, workers, live, judge, more, stop).run()
 
 
-def _added(shown: list[Job], more: More | None, ended: Job) -> list[Job]:
-    new = more(ended) if more is not None else []
-    shown += new
-    return new
-
-
-def _workers(jobs: list[Job]) -> int:
+def workers_for(jobs: list[Job]) -> int:
     cores = hardware.threads_of("auto", None)
     wanted = jobs[0].cfg.hardware.workers
     return max(1, min(len(jobs), wanted or cores // max(item.threads for item in jobs)))
 
 
-def _run(jobs: list[Job], workers: int, shown: Board, judge: Judge | None, more: More) -> None:
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    waiting, running = list(jobs), {}  # type: ignore[var-annotated]
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                item = waiting.pop(0)
-                ours, theirs = context.Pipe()
-                arguments = (OmegaConf.to_yaml(item.cfg), str(item.folder), item.run_id, theirs, judge is not None)
-                process = context.Process(target=_child, args=arguments, daemon=False)
+class _Pool:
+    """The jobs that wait, those that run, and what is done when one of them ends or a signal comes."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        workers: int,
+        shown: Board,
+        judge: Judge | None,
+        more: More | None,
+        stop: stopping.Stop,
+    ) -> None:
+        self.jobs, self.workers, self.shown, self.judge, self.more, self.stop = jobs, workers, shown, judge, more, stop
+        self.limits: Limits = limits_of(jobs[0].cfg)
+        self.context: ForkServerContext = mp.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOAD)
+        self.waiting, self.running = list(jobs), list[Running]()
+        self.tries: dict[str, int] = {}
+        self.stopping = False
+
+    def run(self) -> None:
+        try:
+            while self.running or (self.waiting and self.stop.asked is None):
+                while self.waiting and len(self.running) < self.workers and self.stop.asked is None:
+                    self._start(self.waiting.pop(0))
+                self._listen()
+                if self.stop.asked is not None and not self.stopping:
+                    self._tell_to_stop(self.stop.asked)
+                for one in self.running:
+                    one.watch(self.limits, GRACE)
+                for one in [one for one in self.running if not one.alive()]:
+                    self.running.remove(one)
+                    self._ended(one)
+                self.shown.tick()
+        finally:  # empty unless something went wrong here, or Ctrl-C came a second time
+            for one in self.running:
+                one.kill()
+            for one in self.running:
+                one.process.join(5)
+                one.item.state = "interrupted"
+        if error := self.stop.error(self._rest()):
+            raise error
+
+    def _rest(self) -> str:
+        count = {state: sum(item.state == state for item in self.jobs) for state in ("done", "interrupted", "waiting")}
+        return f"with {count['done']} of {len(self.jobs)} runs done, {count['interrupted']} to be gone on with"
+
+    def _start(self, item: Job) -> None:
+        ours, theirs = self.context.Pipe()
+        arguments = (OmegaConf.to_yaml(item.cfg), str(item.folder), item.run_id, theirs, self.judge is not None)
+        for left in reversed(range(STARTS)):
+            process = self.context.Process(target=child.main, args=arguments, daemon=False)
+            try:
                 process.start()
-                theirs.close()
-                item.state, running[process.sentinel] = "running", (item, process, ours, time.monotonic())
-                shown.started(item)
-            pipes: dict[Any, Job] = {ours: item for item, _, ours, _ in running.values() if not ours.closed}
-            for ready in wait([*running, *pipes], timeout=0.5):
-                if ready in pipes:
-                    _listen(ready, pipes[ready], shown, judge)  # type: ignore[arg-type]
-            for sentinel, (item, process, ours, began) in list(running.items()):
-                if not process.is_alive():
-                    process.join()
-                    ours.close()
-                    del running[sentinel]
-                    _ended(item, process.exitcode)
-                    shown.ended(item, time.monotonic() - began)
-                    waiting += more(item)
-    except KeyboardInterrupt:
-        _stop([process for _, process, _, _ in running.values()])
-        raise
+                break
+            except (OSError, EOFError) as error:  # the fork server died: asked again, Python starts another
+                if not left:
+                    raise TlmtlError(
+                        f"No process could be started for the run {item.label}: {type(error).__name__} {error}. Are there "
+                        "enough memory, processes (ulimit -u) and open files (ulimit -n)? The same command goes on."
+                    ) from error
+                time.sleep(1)
+        theirs.close()
+        item.state, item.note = "running", ""
+        self.tries[item.key] = self.tries.get(item.key, 0) + 1
+        self.running.append(Running(item, process, ours, RunFolder(item.folder).record))
+        self.shown.started(item)
 
+    def _listen(self) -> None:
+        """Wait a moment for a message or an end, and take all messages there are."""
+        pipes: dict[Any, Running] = {one.pipe: one for one in self.running if not one.pipe.closed}
+        ready = wait([*pipes, *(one.process.sentinel for one in self.running if not one.orphan)], timeout=TICK)
+        for pipe in ready:
+            if pipe in pipes:
+                self._hear(pipes[pipe])
 
-def _listen(pipe: Connection, item: Job, shown: Board, judge: Judge | None) -> None:
-    try:
-        while pipe.poll():
-            kind, *said = pipe.recv()
-            if kind == "moved":
-                shown.moved(item, *said)
-            elif kind == "score":
-                pipe.send(judge is not None and bool(judge(item, *said)))
-    except (EOFError, OSError):
-        pipe.close()
+    def _hear(self, one: Running) -> None:
+        try:
+            while one.pipe.poll():
+                kind, *said = one.pipe.recv()
+                if kind == "moved":
+                    self.shown.moved(one.item, *said)
+                elif kind == "score":
+                    one.pipe.send(not self.stopping and self.judge is not None and bool(self.judge(one.item, *said)))
+                else:
+                    one.hear(kind, said)
+        except (EOFError, OSError):
+            one.pipe.close()
 
+    def _tell_to_stop(self, number: int) -> None:
+        self.stopping = True
+        for one in self.running:
+            one.tell(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM, GRACE)
+        if self.running:
+            runs = "1 run" if len(self.running) == 1 else f"{len(self.running)} runs"
+            self.shown.said(f"Stopping: writing checkpoints of {runs}; Ctrl-C again stops now.")
 
-def _ended(item: Job, code: int | None) -> None:
-    """Set the job's state from what its folder says, or from how its process ended when it could not say."""
-    record = results.RunFolder(item.folder).record
-    item.state = record.get("status", "failed")
-    item.note = record.get("error") or ""
-    if item.state not in ("done", "failed", "pruned"):
-        name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        item.state, item.note = "failed", f"the process ended by {name}"
-        with contextlib.suppress(OSError, TlmtlError):
-            job.mark_failed(item.cfg, item.folder, item.run_id, item.note)
-
-
-def _stop(processes: list[Any]) -> None:
-    for process in processes:
-        with contextlib.suppress(OSError, TypeError):
-            os.kill(process.pid, signal.SIGINT)
-    until = time.monotonic() + GRACE
-    for process in processes:
-        process.join(max(0.1, until - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-
-
-def _child(config: str, folder: str, run_id: str, pipe: Connection, judged: bool) -> None:
-    """One run, in a process of its own. Its output goes to the run's log."""
-    from tlmtl.progress import Messages
-
-    with contextlib.suppress(OSError):
-        os.setsid()  # Ctrl-C reaches the parent alone, which passes it on once
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    path = Path(folder)
-    cfg = OmegaConf.create(config)
-    assert isinstance(cfg, DictConfig)
-    code = 1
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with (path / "log.txt").open("a") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        job.execute(cfg, path, run_id, Messages(pipe.send, pipe.recv if judged else None))
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
-    except TlmtlError as error:
-        code = error.exit_code
-    sys.exit(code)
-
-
-def _die_with_parent() -> None:
-    """Children keep the fork server alive, so they would outlive a parent that is killed."""
-    parent = mp.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(75)
+    def _ended(self, one: Running) -> None:
+        """Set the job's state from what its process said, or from how it ended; try again what may be worth it."""
+        if not one.pipe.closed:
+            self._hear(one)
+        one.pipe.close()
+        one.process.join()
+        item, tries = one.item, self.tries[one.item.key]
+        item.state, item.note, again = one.outcome(self.stop.asked is not None)
+        if item.state == "failed" and again and tries <= self.limits.retries and not self.stopping:
+            self.shown.said(f"{item.label}: {item.note}; trying again ({tries + 1} of {self.limits.retries + 1})")
+            item.state = "waiting"
+            self.waiting.insert(0, item)
+            return
+        if item.state == "failed":
+            with contextlib.suppress(OSError, TlmtlError):
+                if RunFolder(item.folder).record.get("error") != item.note:  # the process could not say it any more
+                    job.mark_failed(item.cfg, item.folder, item.run_id, item.note)
+        if tries > 1:
+            item.note = f"{item.note} (after {tries} tries)".strip()
+        self.shown.ended(item, time.monotonic() - one.began)
+        if self.more is not None and not self.stopping:
+            new = self.more(item)
+            self.waiting += new
+            self.jobs += new
