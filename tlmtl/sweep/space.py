@@ -107,7 +107,7 @@ def _drawn(item: Override) -> BaseDistribution:
     key, said = item.get_key_element(), item.get_value_string()
     if item.is_delete():
         raise ConfigError(f"'{said}' cannot be searched: a key is either there or not.")
-    tags = getattr(item.value(), "tags", set())
+    tags: set[str] = getattr(item.value(), "tags", set())
     if unknown := sorted(set(tags) - {"log", "int"}):
         raise ConfigError(f"'{key}={said}' has the tag '{unknown[0]}'. Known: log, int.")
     log = "log" in tags
