@@ -11,7 +11,7 @@ from tlmtl import __version__
 from tlmtl.errors import ConfigError, Stopped, TlmtlError, nearest
 from tlmtl.help import HELP
 
-COMMANDS = ("train", "check", "predict", "export", "compare", "list")
+COMMANDS = ("train", "check", "predict", "export", "compare", "report", "list")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,6 +75,10 @@ def dispatch(words: list[str]) -> int:
         from tlmtl.export.command import main as export
 
         return export(rest)
+    if command == "report":
+        from tlmtl.report.command import main as report
+
+        return report(rest)
     from tlmtl import commands
 
     behind = {"train": commands.train, "check": commands.check, "list": commands.show}

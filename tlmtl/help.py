@@ -9,6 +9,7 @@ tlmtl: compare ways to transfer and to share, by numbers that can be trusted
   tlmtl predict RUN PATH...      labels for new images, from a run's folder alone
   tlmtl export RUN               a run's model as ONNX, a PyTorch program or safetensors
   tlmtl compare PATH...          results of runs and sweeps, side by side
+  tlmtl report PATH...           one HTML page of them: table, charts, the images that were got wrong
   tlmtl list [GROUP]             what there is to choose from
 
 Examples:
@@ -136,6 +137,30 @@ Flags:
   --plot FILE            a picture: metric against labels per class where they vary, else bars; with --front the front
   --format FORMAT        table, csv, md, json or latex
   --out FILE             write there instead of to the terminal
+""",
+    "report": """\
+tlmtl report PATH... [FLAGS]: one HTML page of runs and sweeps, in one file that needs no network
+
+A PATH is a results.csv or a folder with some, as for `tlmtl compare`. On the page: what is best by validation and how sure
+that is, the table (sorted by a click, filtered by words), learning curves, metric against cost and labels, what sharing gained
+per task, confusions and the worst-predicted images of the best runs, runs that failed, commands and versions.
+
+Examples:
+  tlmtl report outputs/sweeps/latest
+  tlmtl report outputs/sweeps/latest --out digits.html --figures figures
+  tlmtl report outputs/sweeps/latest --baseline strategy=linear_probe --title 'Few labels'
+  tlmtl report outputs --filter 'dataset == digits'
+
+Flags:
+  --out FILE             the page (report.html)
+  --figures DIR          its pictures, too, each as PNG and SVG
+  --metric NAME          the metric shown (default: the first of each task)
+  --filter 'KEY OP VALUE'  keep runs, as in `tlmtl compare`; may be given several times
+  --baseline KEY=VALUE   compare each row with that one, seed by seed, as in `tlmtl compare`
+  --rename THEIRS=OURS   read a column under another name
+  --title TEXT           of the page
+  --no-images            do not look for the images of the data set
+  --allow PACKAGE        a package of your own that the data set of the runs comes from
 """,
     "list": """\
 tlmtl list [GROUP]: what there is to choose from, a line each

@@ -1,0 +1,1 @@
+"""`tlmtl report`: one HTML page of what runs and sweeps have found."""
