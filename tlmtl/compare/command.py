@@ -52,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
         help="of rows that differ in these settings alone, show the one that is best on validation")  # fmt: skip
     add("--repeats", action="extend", nargs="+", type=_names, default=[], metavar="KEY",
         help="rows that differ in these settings alone are repeats, as those of several seeds are (dataset.fold)")  # fmt: skip
+    add("--baseline", action="append", default=[], type=_setting, metavar="KEY=VALUE",
+        help="compare each row with this one, seed by seed, and say how sure it is; may be repeated")  # fmt: skip
     add("--front", action="store_true",
         help="which weightings lie beyond the front of static sums of the task losses, and which do not")  # fmt: skip
     add("--plot", type=Path, metavar="FILE", help="draw a figure, too: .png, .svg or .pdf")
@@ -72,7 +74,8 @@ def main(argv: list[str]) -> int:
             + ("; give it before --over or --repeats" if over or repeats else "")
         )
     if options.front and (flags := _without_front(options)):
-        made.error(f"--front has a table of its own: expected none of --over, --repeats, --sort, --top and --columns, "
+        made.error(f"--front has a table of its own: expected none of --over, --repeats, --baseline, --sort, --top and "
+                   f"--columns, "
                    f"found {', '.join(flags)}")  # fmt: skip
     from tlmtl.compare import choice, filters, formats, load, plot, table
 
@@ -81,7 +84,7 @@ def main(argv: list[str]) -> int:
         plot.check(options.plot)
     rows = load.read(options.paths, dict(options.rename))
     kept, notes = filters.apply(rows, conditions)
-    summary = table.summarise(rows, options.metric, over, repeats, kept.index)
+    summary = table.summarise(rows, options.metric, over, repeats, kept.index, options.baseline)
     if options.front:
         return _front(summary, notes, options)
     groups = summary.groups
@@ -114,7 +117,7 @@ def _front(summary: "Summary", notes: list[str], options: argparse.Namespace) ->
 
 
 def _without_front(options: argparse.Namespace) -> list[str]:
-    return [f"--{name}" for name in ("over", "repeats", "sort", "top", "columns") if getattr(options, name)]
+    return [f"--{name}" for name in ("over", "repeats", "baseline", "sort", "top", "columns") if getattr(options, name)]
 
 
 def _emit(
@@ -165,6 +168,13 @@ def _names(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError("expected one name or more, with commas between")
     return names
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, such as strategy=linear_probe, found '{text}'")
+    return key, value
 
 
 def _pair(text: str) -> tuple[str, str]:

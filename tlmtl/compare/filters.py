@@ -38,9 +38,10 @@ def parse(text: str) -> Filter:
 def apply(rows: pd.DataFrame, filters: list[Filter]) -> tuple[pd.DataFrame, list[str]]:
     """The rows that pass all `filters`, and notes. Raises ConfigError for an unknown key, or when no row is left."""
     rows, _ = keys.expand(rows)
+    known = [name for name in map(str, rows) if name != keys.FOLDER]
     notes = []
     for one in filters:
-        name = keys.resolve(one.key, list(rows.columns), "--filter")
+        name = keys.resolve(one.key, known, "--filter")
         kept = rows[_passes(rows[name], one)]
         if kept.empty:
             values = sorted(printed.settings(rows[name]).unique())
@@ -50,6 +51,11 @@ def apply(rows: pd.DataFrame, filters: list[Filter]) -> tuple[pd.DataFrame, list
             notes.append(f"Runs were chosen by {name}, which they measured: means over what is left are biased.")
         rows = kept
     return rows, notes
+
+
+def equals(cells: pd.Series, value: str) -> pd.Series:
+    """Which cells are `value`, as numbers where both are; an empty value stands for an empty cell."""
+    return _compares(cells, "==", value)
 
 
 def _passes(cells: pd.Series, one: Filter) -> pd.Series:

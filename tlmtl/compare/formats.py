@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pandas as pd
 
 from tlmtl import columns
-from tlmtl.compare import delta, keys, layout, plain
+from tlmtl.compare import baseline, delta, keys, layout, plain
 from tlmtl.compare.groups import Summary
 from tlmtl.compare.layout import Column
 
 SUFFIXES = {".csv": "csv", ".json": "json", ".md": "md", ".tex": "latex"}
 ESCAPES = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "·": r"$\cdot$",
-    "↓": r"$\downarrow$",
+    "↓": r"$\downarrow$", "↑": r"$\uparrow$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }  # fmt: skip
 
@@ -43,13 +43,16 @@ def numbers(summary: Summary, chosen: list[str] | None = None) -> pd.DataFrame:
         costs = [
             name for name in filled if name in columns.COSTS and name != "labels_seen"
         ]  # of a task, not of the run
-        shown = [*settings, *more, "metric", "n", "test", "val", *gains, *costs]
+        against = ["is_baseline", *baseline.COLUMNS] if "is_baseline" in groups else []
+        shown = [*settings, *more, "metric", "n", "test", "val", *against, *gains, *costs]
     named = {}
     for name in shown:
         if name in ("test", "val") or keys.is_metric(name):
             named[f"{name}_mean"], named[f"{name}_sd"] = groups[name], groups[f"{name}_sd"]
         elif name == "delta":
             named |= {"delta_mean": groups[name], **{key: groups[key] for key in ("delta_half", "delta_n")}}
+        elif name == "boot":
+            named |= {one: groups[one] for one in ("boot_low", "boot_high")}
         elif name == "delta_m":
             named |= {"delta_m_mean": groups[name], "delta_m_sd": groups["delta_m_sd"]}
         else:

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from tlmtl import columns
+from tlmtl.compare import baseline as beside
 from tlmtl.compare import choice, counted, delta, keys, metrics, transfer
 from tlmtl.errors import ConfigError
 
 # What one experiment is told from another by. Never the seed: rows that differ in it alone are repeats.
 SETTINGS = ["dataset", "task", "kind", *(name for name in columns.SETTINGS if name not in ("seed", "overrides"))]
-PER_RUN = ["run_id", "config_hash", "status", "error", "seed"]  # what a group of several runs has no one value of
+PER_RUN = ["run_id", "config_hash", "status", "error", "seed", "baseline", keys.FOLDER]  # a group of several has no one
+PART = ["boot_low", "boot_high", "p_least", "is_baseline"]  # of what another column shows
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Summary:
 
     def known(self) -> list[str]:
         """What `--columns` and `--sort` can name."""
-        return [name for name in map(str, self.groups) if not name.endswith(("_sd", "_half")) and name not in PER_RUN]
+        hidden = [*PER_RUN, *PART]
+        names = [name for name in map(str, self.groups) if not name.endswith(("_sd", "_half")) and name not in hidden]
+        return [*names, "boot"] if "boot_low" in self.groups else names
 
 
 def summarise(
@@ -63,12 +67,14 @@ def summarise(
     over: list[str] | tuple[str, ...] = (),
     repeats: list[str] | tuple[str, ...] = (),
     only: pd.Index | None = None,
+    baseline: list[tuple[str, str]] | tuple[tuple[str, str], ...] = (),
 ) -> Summary:
     """Groups of repeats in `rows` (columns of `results.csv`), with means and standard deviations.
 
     `metric`: a name such as `accuracy`; by default each task's first. `over`: settings of which validation chooses the
     value. `repeats`: settings whose values are repeats, as those of the seed always are (`dataset.fold`). `only`: the index
     of the rows to show, such as what a filter kept; the others serve as baselines of multi-task runs and nothing else.
+    `baseline`: settings and values of the rows that each other one is compared with (`baseline.beside` says by what columns).
     Gains are made of single runs before anything is chosen. The order of `rows` does not matter. Raises ConfigError for an
     unknown metric or key.
     """
@@ -81,8 +87,8 @@ def summarise(
     compared, _ = metrics.choose(finished, metric)
     gains = delta.of(compared, finished)
     rows, notes = counted.newest(rows[rows["shown"]].drop(columns="shown"))
-    if repeats:
-        again = [_repeated(key, settings) for key in repeats]
+    again = [_repeated(key, settings) for key in repeats]
+    if again:
         rows, more = counted.together(rows, again, settings)
         settings = [name for name in settings if name not in again]
     else:
@@ -98,6 +104,10 @@ def summarise(
     if over:
         groups, more = choice.over(groups, over, settings)
         notes += more
+    if baseline:
+        conditions = [(_compared(key, [*settings, *columns.PLAN]), value) for key, value in baseline]
+        groups, more = beside.beside(groups, finished, conditions, settings, over, again)
+        notes += more
     notes += transfer.notes(groups, finished, settings, metric)
     return Summary(groups, finished, settings, over, notes, metric)
 
@@ -110,6 +120,15 @@ def _chosen(key: str, settings: list[str]) -> str:
     name = keys.resolve(key, [*settings, "seed"], "--over")
     if name in ("seed", "dataset", "task", "kind"):
         raise ConfigError(f"--over chooses a setting by validation; {name} is not one to choose. Try --over lr.")
+    return name
+
+
+def _compared(key: str, known: list[str]) -> str:
+    name = keys.resolve(key, known, "--baseline")
+    if name in ("seed", "dataset", "task", "kind"):
+        raise ConfigError(
+            f"--baseline takes a setting, such as strategy=linear_probe; {name} is not one. Pairs share it."
+        )
     return name
 
 

@@ -10,6 +10,7 @@ from tlmtl.errors import ConfigError, nearest
 
 # Settings that are numbers as a rule. Other settings stay text, whatever they look like.
 NUMBERS = ["seed", "labels_per_class", "label_fraction", "epochs", "batch_size", "lr", "weight_decay", "threads"]
+FOLDER = "@folder"  # a column of rows that `load` adds: where their table stands
 CONTRACT = [*columns.ROW, *columns.SETTINGS, *columns.PLAN, *columns.COSTS, *columns.PROVENANCE]
 
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tlmtl import columns
-from tlmtl.compare import delta, keys, printed, transfer
+from tlmtl.compare import baseline, delta, keys, metrics, printed, transfer
 from tlmtl.compare.groups import Summary
 
 COSTS = ["train_seconds", "seconds_per_step", "peak_memory_mb", "parameters_trained"]  # dropped from the right
+
+OF = {"boot": "boot_low"}  # what a column of two figures is sorted by
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ def names(summary: Summary) -> list[str]:
     scores = ["n", "test", "val"] if summary.same_metric() else ["metric", "n", "test", "val"]
     rest = [
         name
-        for name in [*scores, *delta.COLUMNS, *COSTS]
-        if name in summary.groups and summary.groups[name].notna().any()
+        for name in [*scores, "difference", "p", "p_holm", "boot", *delta.COLUMNS, *COSTS]
+        if (column := OF.get(name, name)) in summary.groups and summary.groups[column].notna().any()
     ]
     return [*varying, *rest]
 
@@ -47,20 +49,6 @@ def constants_line(summary: Summary, shown: list[Column]) -> str:
     return " · ".join(f"{name} {value}" for name, value in first.items())
 
 
-def labels(groups: pd.DataFrame, varying: list[str]) -> list[str]:
-    """A short name for each group: the fewest of the `varying` settings that tell the groups apart, strategy first."""
-    if not varying:
-        return ["all runs"] * len(groups)
-    texts = groups[varying].apply(printed.settings)
-    kept = list(varying)
-    last = [name for name in ("model", "strategy") if name in varying]  # what a reader looks for
-    for name in [*(name for name in reversed(varying) if name not in last), *last]:
-        fewer = [other for other in kept if other != name]
-        if fewer and len(texts.drop_duplicates(fewer)) == len(texts.drop_duplicates(varying)):
-            kept = fewer
-    return [" · ".join(filter(None, row)) or "default" for row in texts[kept].itertuples(index=False)]
-
-
 def _column(summary: Summary, name: str) -> Column:
     groups = summary.groups
     if name in ("test", "val") or keys.is_metric(name):
@@ -73,6 +61,20 @@ def _column(summary: Summary, name: str) -> Column:
         return Column(name, "delta % (± 95 % t-interval)", cells, "number")
     if name == "delta_m":
         return Column(name, "delta_m % (± sd)", printed.gains(groups["delta_m"], groups["delta_m_sd"]), "number")
+    if name == "difference":
+        better = baseline.better(groups, groups["metric"].map(metrics.sign))
+        return Column(name, "difference (± 95 % t-interval)", printed.differences(groups, better), "number")
+    if name == "p":
+        pairs = zip(groups["p"], groups["p_least"], strict=True)
+        return Column(
+            name, "p (least)", [f"{printed.p(p)} ({printed.p(least)})" * (p == p) for p, least in pairs], "number"
+        )
+    if name == "p_holm":
+        return Column(name, "p Holm", [printed.p(value) for value in groups[name]], "number")
+    if name == "boot":
+        return Column(name, "test set (95 % bootstrap)", printed.limits(groups), "number")
     if name in columns.COSTS:
         return Column(name, name, [printed.cost(value) for value in groups[name]], "cost")
-    return Column(name, name, list(printed.settings(groups[name])), "number" if name in ("n", "delta_n") else "setting")
+    return Column(
+        name, name, list(printed.settings(groups[name])), "number" if name in ("n", "delta_n", "pairs") else "setting"
+    )

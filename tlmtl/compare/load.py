@@ -59,7 +59,9 @@ def read(paths: list[str | Path], rename: dict[str, str] | None = None) -> pd.Da
         if name not in originals:
             raise keys.unknown(name, sorted(originals), "--rename (a column of the files)")
     frames = [
-        keys.clean(pd.DataFrame(rows, columns=list(header)), origin)
+        keys.clean(pd.DataFrame(rows, columns=list(header)), origin).assign(
+            **{keys.FOLDER: [str(file.parent) for file, _ in origin]}
+        )
         for header, (rows, origin) in tables.items()
         if rows
     ]

@@ -19,6 +19,10 @@ TITLES = {  # in two lines, so that more columns fit; the names for `--columns` 
     "peak_memory_mb": "peak\nmemory mb",
     "parameters_trained": "parameters\ntrained",
     "delta": "delta %\n± 95 % t",
+    "difference": "difference\n± 95 % t",
+    "p": "p\n(least)",
+    "p_holm": "p\nHolm",
+    "boot": "test set\n95 % bootstrap",
     "delta_m": "delta_m\n% ± sd",
     "margin": "margin %\n± 95 % t",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from tlmtl.compare import choice, layout, output, printed
+from tlmtl.compare import choice, names, output, printed
 from tlmtl.compare.groups import Summary
 from tlmtl.errors import ConfigError
 
@@ -48,7 +48,7 @@ def draw(summary: Summary, path: Path) -> list[str]:
     by_labels = "labels_per_class" in summary.varying() and is_numeric_dtype(groups["labels_per_class"])
     varying = [name for name in summary.varying() if name not in ("dataset", "task", "kind")]
     lines = [name for name in varying if name != "labels_per_class"]
-    groups = groups.assign(label=layout.labels(groups, lines if by_labels else varying))
+    groups = groups.assign(label=names.labels(groups, lines if by_labels else varying))
     panels = list(groups.groupby(choice.TASK, dropna=False, sort=False))
     across = min(len(panels), 3)
     down = math.ceil(len(panels) / across)

@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 LOST = "↓"  # marks a gain whose whole interval lies below zero
+WON = "↑"  # marks a difference whose whole interval is better than none
 
 
 def settings(cells: pd.Series) -> pd.Series:
@@ -55,3 +56,35 @@ def cost(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / divisor:.1f}{unit}"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def differences(groups: pd.DataFrame, better: pd.Series) -> list[str]:
+    """`+0.0123 ± 0.0045 ↑` with the decimals of the metric; `baseline` for the row that others are compared with.
+
+    `better`: +1 or -1 where the interval is better or worse than 0.
+    """
+    digits = groups["test"].fillna(groups["val"]).abs().groupby(groups["metric"]).transform("max").map(places)
+    arrows = better.map({1: f" {WON}", -1: f" {LOST}"}).fillna("")
+    cells = zip(groups["difference"], groups["difference_half"], digits, arrows, groups["is_baseline"], strict=True)
+    return [
+        "baseline" if base else "" if pd.isna(mean) else f"{mean:+.{d}f}{_margin(half, d)}{arrow}"
+        for mean, half, d, arrow, base in cells
+    ]
+
+
+def limits(groups: pd.DataFrame) -> list[str]:
+    """`[-0.0071, +0.0192]`, with the decimals of the metric."""
+    digits = groups["test"].fillna(groups["val"]).abs().groupby(groups["metric"]).transform("max").map(places)
+    cells = zip(groups["boot_low"], groups["boot_high"], digits, strict=True)
+    return ["" if pd.isna(low) else f"[{low:+.{d}f}, {high:+.{d}f}]" for low, high, d in cells]
+
+
+def p(value: float) -> str:
+    """`.031`, `.25`, `1`: two digits that count, without the 0 before the point; nothing where it is missing."""
+    if pd.isna(value):
+        return ""
+    return "1" if value >= 0.995 else f"{value:.2g}".removeprefix("0")
+
+
+def _margin(half: float, decimals: int) -> str:
+    return "" if pd.isna(half) else f" ± {half:.{decimals}f}"

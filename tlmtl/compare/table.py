@@ -58,7 +58,7 @@ def _fitting(shown: list[Column], width: int, keep_all: bool) -> tuple[list[Colu
     while not keep_all and shown[-1].kind == "cost" and _width(shown) > width:
         left_out.insert(0, shown[-1].name)
         shown = shown[:-1]
-    if not keep_all and _width(shown) > width and any(column.name == "delta" for column in shown):
+    if not keep_all and _width(shown) > width and any(column.name in ("delta", "difference") for column in shown):
         left_out.insert(0, "val")  # what was gained on test needs its place
         shown = [column for column in shown if column.name != "val"]
     return fitting(shown, width), left_out
