@@ -33,6 +33,7 @@ class Stop:
     def __init__(self) -> None:
         self.asked: int | None = None
         self.patient = False
+        self.quiet = False
 
     def handle(self, number: int, _frame: FrameType | None = None) -> None:
         """The signal handler."""
@@ -40,6 +41,8 @@ class Stop:
             raise AtOnce(number)
         if self.asked is None:
             self.asked = number
+            if self.quiet:
+                return
             with contextlib.suppress(
                 RuntimeError, OSError, ValueError
             ):  # the program may be printing, or have no one to tell
@@ -50,13 +53,17 @@ class Stop:
                 )
 
     @contextmanager
-    def patiently(self) -> Iterator[None]:
-        """Within, a signal waits until `asked` is looked at; one that came meanwhile is not lost."""
-        before, self.patient = self.patient, True
+    def patiently(self, quiet: bool = False) -> Iterator[None]:
+        """Within, a signal waits until `asked` is looked at; one that came meanwhile is not lost.
+
+        Arguments:
+            quiet: whether the caller tells the user itself what happens now.
+        """
+        before, (self.patient, self.quiet) = (self.patient, self.quiet), (True, quiet)
         try:
             yield
         finally:
-            self.patient = before
+            self.patient, self.quiet = before
 
     def error(self, where: str) -> Stopped | None:
         """What to raise when a stop was asked for, None otherwise.

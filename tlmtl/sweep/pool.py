@@ -39,7 +39,7 @@ def run_jobs(jobs: Sequence[Job], judge: Judge | None = None, more: More | None 
     """
     shown = list(jobs)  # the table's own list, which grows with `more`
     workers = workers_for(shown)
-    with stopping.watching() as stop, stop.patiently(), board(shown, shown[0].cfg.progress, workers) as live:
+    with stopping.watching() as stop, stop.patiently(quiet=True), board(shown, shown[0].cfg.progress, workers) as live:
         _Pool(shown, workers, live, judge, more, stop).run()
 
 
@@ -97,6 +97,8 @@ class _Pool:
         return f"with {count['done']} of {len(self.jobs)} runs done, {count['interrupted']} to be gone on with"
 
     def _start(self, item: Job) -> None:
+        item.state, item.note = "running", ""
+        self.shown.started(item)
         ours, theirs = self.context.Pipe()
         arguments = (OmegaConf.to_yaml(item.cfg), str(item.folder), item.run_id, theirs, self.judge is not None)
         for left in reversed(range(STARTS)):
@@ -112,10 +114,8 @@ class _Pool:
                     ) from error
                 time.sleep(1)
         theirs.close()
-        item.state, item.note = "running", ""
         self.tries[item.key] = self.tries.get(item.key, 0) + 1
         self.running.append(Running(item, process, ours, RunFolder(item.folder).record))
-        self.shown.started(item)
 
     def _listen(self) -> None:
         """Wait a moment for a message or an end, and take all messages there are."""

@@ -129,9 +129,11 @@ class Table:
 def counted(jobs: list[Job], left: TimeLeft) -> str:
     """`3 of 50 runs ended, 1 failed, 2 running, about 5:20 left`."""
     states = [item.state for item in jobs]
-    ended = len(states) - states.count("waiting") - states.count("running")
+    ended = sum(state in ("done", "failed", "pruned") for state in states)
     parts = [f"{ended} of {len(jobs)} runs ended"]
-    parts += [f"{states.count(state)} {state}" for state in ("failed", "pruned", "running") if state in states]
+    parts += [
+        f"{states.count(state)} {state}" for state in ("failed", "pruned", "interrupted", "running") if state in states
+    ]
     seconds = left.left(jobs)
     if seconds is not None and ended < len(jobs):
         parts.append(f"about {clock(seconds)} left")
