@@ -36,7 +36,16 @@ class TlmtlLauncher(Launcher):
         from tlmtl.sweep.run import run_sweep
 
         runner = self.runner  # first: what is not installed is said before anything starts
-        if run_sweep(self.plan(job_overrides), runner):
+        if self.compose(list(job_overrides[0])).tune.trials is not None:
+            from tlmtl.sweep.samplers import need_optuna
+
+            need_optuna()
+            from tlmtl.sweep.fair import fair
+
+            failed = fair(self, job_overrides)
+        else:
+            failed = run_sweep(self.plan(job_overrides), runner)
+        if failed:
             raise SystemExit(1)  # every run has had its turn, and what failed has been said
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
 
@@ -62,9 +71,9 @@ class TlmtlLauncher(Launcher):
         from tlmtl.sweep.plan import plan_sweep
 
         configs = [self.compose(list(overrides), number) for number, overrides in enumerate(job_overrides)]
-        varied = _varied([list(overrides) for overrides in job_overrides])
-        labels = [" ".join(item.lstrip("+") for item in job if _key(item) in varied) for job in job_overrides]
-        return plan_sweep(configs, labels, varied)
+        swept = varied([list(overrides) for overrides in job_overrides])
+        labels = [" ".join(item.lstrip("+") for item in job if _key(item) in swept) for job in job_overrides]
+        return plan_sweep(configs, labels, swept)
 
 
 def launcher_for(config: DictConfig, hydra_context: Any, task_function: Any) -> TlmtlLauncher:
@@ -99,7 +108,7 @@ def _key(override: str) -> str:
     return override.split("=")[0]
 
 
-def _varied(jobs: list[list[str]]) -> list[str]:
+def varied(jobs: list[list[str]]) -> list[str]:
     """The keys that were swept: Hydra hands every override to every job."""
     keys = [_key(item) for item in jobs[0]] if jobs else []
     return [key for i, key in enumerate(keys) if len({job[i] for job in jobs}) > 1]

@@ -34,21 +34,19 @@ class Sampling:
     """The sampler by name. A new one is made for each trial, seeded by the trial's number: a search that is stopped and
     started again draws what it would have drawn, and a random one draws the same points whatever it is told."""
 
-    def __init__(self, node: Any, seed: int) -> None:
+    def __init__(self, node: Any, seed: int, where: str = "hydra.sweeper.sampler") -> None:
         """`node`: a name, or a mapping with `name`, `seed` (the run's own when not given) and keywords of Optuna's."""
-        settings = _settings(node, "hydra.sweeper.sampler")
-        self.name = _known(settings.pop("name", "tpe"), SAMPLERS, "hydra.sweeper.sampler")
+        self.where, settings = where, _settings(node, where)
+        self.name = _known(settings.pop("name", "tpe"), SAMPLERS, where)
         own = settings.pop("seed", None)
         self.seed = seed if own is None else own
         if not isinstance(self.seed, int) or self.seed < 0:
-            raise ConfigError(f"'hydra.sweeper.sampler.seed' should be a whole number, 0 or more. Found {self.seed}.")
+            raise ConfigError(f"'{where}.seed' should be a whole number, 0 or more. Found {self.seed}.")
         if (package := NEEDS.get(self.name)) and not _installed(package):
-            raise ConfigError(
-                f"'hydra.sweeper.sampler={self.name}' needs a package that is not there: pip install {package}."
-            )
+            raise ConfigError(f"'{where}={self.name}' needs a package that is not there: pip install {package}.")
         self.settings = settings
         if self.name == "grid" and settings:
-            raise ConfigError(f"'hydra.sweeper.sampler.{next(iter(settings))}' is no setting of grid, which has none.")
+            raise ConfigError(f"'{where}.{next(iter(settings))}' is no setting of grid, which has none.")
         self.of(0)
 
     def of(self, number: int) -> Any:
@@ -58,7 +56,7 @@ class Sampling:
         import numpy as np
 
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        return _made("samplers", SAMPLERS[self.name], {**self.settings, "seed": seed}, "hydra.sweeper.sampler")
+        return _made("samplers", SAMPLERS[self.name], {**self.settings, "seed": seed}, self.where)
 
     def describe(self) -> list[Any]:
         return [self.name, self.seed, sorted(self.settings.items())]

@@ -117,13 +117,15 @@ def tell(one: Search, fixed: list[str], folder: Any) -> None:
         )  # fmt: skip
 
 
-def corners(launcher: TlmtlLauncher, fixed: list[str], space: Space, known: Known) -> tuple[Any, list[Checked]]:
+def corners(
+    launcher: TlmtlLauncher, fixed: list[str], space: Space, known: Known, method: str = ""
+) -> tuple[Any, list[Checked]]:
     """The config of the first corner of the space, and what the checks of all of them found."""
     first, found = None, []
     for texts in space.corners():
         cfg = launcher.compose([*fixed, *(f"{key}={value}" for key, value in texts.items())])
         identity.config_hash(cfg)
-        found.append(check_job(cfg, label(texts), known))
+        found.append(check_job(cfg, f"{method} {label(texts)}".strip(), known))
         first = cfg if first is None else first
     return first, found
 
