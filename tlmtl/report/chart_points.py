@@ -22,11 +22,13 @@ Box = tuple[float, float, float, float]
 
 
 def cost(panel: Panel, name: str = "train_seconds") -> Chart | None:
-    """The metric against a cost, with the front of those that no other beats in both. None where no cost was measured."""
-    groups, split = panel.groups, panel.split
+    """The metric on validation, by which things are chosen, against a cost, with the front of those that no other beats in
+    both. None where no cost was measured."""
+    groups, split = panel.groups, "val" if panel.groups["val"].notna().any() else "test"
     if name not in groups or (groups[name].notna() & groups[split].notna()).sum() < 2:
         return None
     groups = groups[groups[name].notna() & groups[split].notna()]
+    which = "validation" if split == "val" else "test"
     front = stats.pareto(groups[split] * panel.sign, groups[name])
     ahead = groups[front].sort_values(name)
     with style.styled():
@@ -49,10 +51,10 @@ def cost(panel: Panel, name: str = "train_seconds") -> Chart | None:
         axes.margins(x=0.12, y=0.12)
         axes.grid(axis="both")
         axes.set_xlabel(name.replace("_", " ") + " (left is cheaper)")
-        axes.set_ylabel(f"{'validation' if split == 'val' else split} {panel.metric}")
+        axes.set_ylabel(f"{which} {panel.metric}")
         if axes.get_xscale() == "log":
-            axes.xaxis.set_major_formatter(lambda value, _: printed.cost(value))
-            axes.xaxis.set_minor_formatter(lambda value, _: "")
+            axes.xaxis.set_major_formatter(style.log_tick)
+            axes.xaxis.set_minor_formatter(style.log_tick)
         labels = [style.short(str(label), 24) for label in named["label"]]
         bars = named[[name, split, f"{split}_sd"]].fillna(0).to_numpy()
         steps = list(zip(ahead[name], ahead[split], strict=True))
@@ -61,15 +63,12 @@ def cost(panel: Panel, name: str = "train_seconds") -> Chart | None:
         _name(axes, list(zip(labels, named[name], named[split], strict=True)), lines)
     said = ", ".join(f"{g['label']} ({printed.cost(g[name])}, {g[split]:.4g})" for _, g in ahead.iterrows())
     more = "" if few else f" Points of the front are named (at most {NAMED}), the other {len(rest):,} are small dots."
-    caption = (
-        "Filled points are on the front: none is at least as good and cheaper. Whiskers are one standard deviation."
-    )
     return Chart(
         f"cost_{panel.name}",
-        panel.titled(f"{panel.metric} against cost"),
+        panel.titled(f"{which} {panel.metric} against cost"),
         figure,
         f"{panel.metric} against {name}; on the front: {said}"[:600],
-        caption + more,
+        more.strip(),
     )
 
 

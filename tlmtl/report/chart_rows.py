@@ -7,7 +7,7 @@ import pandas as pd
 from tlmtl.compare import printed
 from tlmtl.report import style
 from tlmtl.report.style import Chart
-from tlmtl.report.view import Panel
+from tlmtl.report.view import LABELS, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,8 @@ NAME = 44  # letters of a group's name
 def results(panel: Panel) -> Chart:
     """Each run as a dot, each group's mean with its standard deviation."""
     shown, split = panel.first(MOST), panel.split
+    if panel.by_labels:
+        shown = shown.sort_values(LABELS, kind="stable")
     with style.styled():
         figure, axes = style.blank(0.62 + PITCH * len(shown))
         texts = [text.strip() for text in printed.spread(shown[split], shown[f"{split}_sd"], shown["metric"])]
@@ -37,16 +39,13 @@ def results(panel: Panel) -> Chart:
         _finish(axes, len(shown), f"{_split(split)} {panel.metric}{_arrow(panel)}")
         low, high = axes.get_xlim()
         axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
-    best = "★ best on validation. " if panel.groups["best"].any() else ""
-    several = panel.groups["n"].max() > 1
-    caption = f"{best}{'Small dots are runs, the line is one standard deviation. ' if several else ''}"
     listed = "; ".join(f"{label} {text}" for label, text in zip(shown["label"], texts, strict=True))
     return Chart(
         f"results_{panel.name}",
         panel.titled(f"{_split(split)} {panel.metric}"),
         figure,
         f"{_split(split)} {panel.metric}: {listed}"[:600],
-        f"{caption}{panel.left_out(MOST)}".strip(),
+        panel.left_out(MOST),
         tips,
     )
 
@@ -78,16 +77,16 @@ def gains(panels: list[Panel]) -> Chart | None:
             tail = f" ± {half:.1f}" if half else ""
             _beside(axes, y, style.short(str(group["panel"]), 16), f"{group['delta']:+.1f}{tail}{lost}")
         for y, label in heights:
-            _beside(axes, y, style.short(label, NAME), "", bold=True)
+            mean = kept.loc[kept["label"] == label, "delta_m"].dropna()
+            _beside(axes, y, style.short(label, NAME), f"Δm {mean.iloc[0]:+.1f}" if len(mean) else "", bold=True)
         _finish(axes, at, "change to the single-task run, % (right is better)")
         axes.set_ylim(at - 0.3, -0.6)
         axes.margins(x=0.08)
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, 0) - 0.35 * (high - low), max(high, 0) + 0.3 * (high - low))
     listed = "; ".join(f"{group['label']}, {group['panel']} {group['delta']:+.1f} %" for _, group in places)
-    more = f" {MOST} of {len(order)} set-ups are drawn." if len(order) > MOST else ""
-    caption = "± is half the 95 % t-interval over seeds; ↓ marks a loss that is sure."
-    return Chart("gains", "What sharing gained and lost", figure, f"Change per task: {listed}"[:600], caption + more)
+    more = f"{MOST} of {len(order)} set-ups are drawn." if len(order) > MOST else ""
+    return Chart("gains", "What sharing gained and lost", figure, f"Change per task: {listed}"[:600], more)
 
 
 def _row(axes: "Axes", y: float, name: str, value: str, bold: bool = False) -> None:
@@ -100,7 +99,7 @@ def _beside(axes: "Axes", y: float, name: str, value: str, bold: bool = False) -
     across, weight = axes.get_yaxis_transform(), "bold" if bold else "normal"
     colour = style.INK if bold else style.MUTED
     axes.text(0, y, style.plain(name), transform=across, fontsize=8.8, fontweight=weight, va="center", color=colour)
-    axes.text(1, y, value, transform=across, fontsize=8.8, va="center", ha="right")
+    axes.text(1, y, value, transform=across, fontsize=8.8, fontweight=weight, va="center", ha="right")
 
 
 def _finish(axes: "Axes", rows: float, label: str) -> None:

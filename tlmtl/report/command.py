@@ -45,9 +45,10 @@ def main(argv: list[str]) -> int:
     from tlmtl.compare.table import summarise
     from tlmtl.report import folders, view
 
-    rows = load.read(options.paths, dict(map(_pair, options.rename)))
+    rows = load.read(options.paths, dict(_pair(text, "--rename", "theirs=ours") for text in options.rename))
     kept, notes = filters.apply(rows, [filters.parse(text) for text in options.filter])
-    summary = summarise(rows, options.metric, only=kept.index)
+    baseline = [_pair(text, "--baseline", "KEY=VALUE, such as strategy=linear_probe") for text in options.baseline]
+    summary = summarise(rows, options.metric, only=kept.index, baseline=baseline)
     panels = view.panels(summary)
     if not panels:
         reasons = " ".join(summary.notes[:3])
@@ -89,6 +90,7 @@ def _page(
         opening=story.opening(summary, panels, rows),
         verdicts=story.verdicts(panels),
         table=page.table(summary, panels),
+        by_labels=any(panel.by_labels for panel in panels),
         sections=found,
         contents=page.contents(found, more),
         notes=[*summary.notes, *notes],
@@ -124,8 +126,8 @@ def _check(out: Path, figures: Path | None) -> None:
         raise ConfigError(f"--figures should be a folder, made if need be. Found a file: {figures}.")
 
 
-def _pair(text: str) -> tuple[str, str]:
-    theirs, equals, ours = (part.strip() for part in text.partition("="))
-    if not (theirs and equals and ours):
-        raise ConfigError(f"--rename should be theirs=ours. Found '{text}'.")
-    return theirs, ours
+def _pair(text: str, flag: str, form: str) -> tuple[str, str]:
+    left, equals, right = (part.strip() for part in text.partition("="))
+    if not (left and equals):
+        raise ConfigError(f"{flag} should be {form}. Found '{text}'.")
+    return left, right

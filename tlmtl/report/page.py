@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 import tlmtl
-from tlmtl.compare import layout
+from tlmtl.compare import layout, plain
 from tlmtl.compare.groups import Summary
 from tlmtl.compare.layout import Column
 from tlmtl.report.sections import Section
@@ -72,7 +72,10 @@ def _values(groups: pd.DataFrame, column: Column) -> list[str]:
 
 
 def _title(column: Column) -> str:
-    return column.title.replace("_", " ") if column.kind == "cost" else column.title
+    """In two lines where it is long."""
+    return (
+        plain.title(column) if column.name in plain.TITLES or column.kind != "cost" else column.title.replace("_", " ")
+    )
 
 
 def contents(sections: list[Section], more: dict[str, str]) -> list[tuple[str, str]]:

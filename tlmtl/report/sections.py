@@ -65,8 +65,9 @@ def runs_to_read(panels: list[Panel]) -> int:
 def results(panels: list[Panel]) -> Section:
     """Each task's metric, and beside it what that cost."""
     about = (
-        "Best on validation first. Cost is the training time of a whole run, all its tasks together; what its source was "
-        "trained with is not counted."
+        "★ is best on validation; the others follow. Small dots are runs, lines and whiskers are one standard deviation. "
+        "Filled points are on the front: no other is as good on validation and as fast to train. Cost is the training "
+        "time of a whole run, all its tasks together; that of a pre-trained source is not counted."
     )
     charts = [[chart_rows.results(panel), None if panel.further else chart_points.cost(panel)] for panel in panels]
     return Section("results", "Results and cost", about, [chart for pair in charts for chart in pair if chart])
@@ -74,19 +75,29 @@ def results(panels: list[Panel]) -> Section:
 
 def labels(panels: list[Panel]) -> Section:
     charts = [chart for panel in panels if (chart := chart_lines.against_labels(panel))]
-    return Section("labels", "Labels per class", "How each set-up does with few labels and with many.", charts)
+    return Section(
+        "labels",
+        "Labels per class",
+        "How each set-up does with few labels and with many. Whiskers are one standard deviation over seeds.",
+        charts,
+    )
 
 
 def gains(panels: list[Panel]) -> Section:
     chart = chart_rows.gains(panels)
-    about = "One model for several tasks, against a measured model for each: the change of the test figure, by seed."
+    about = (
+        "One model for several tasks, against a measured model for each: the change of the test figure in percent, paired by "
+        "seed, with its 95 % t-interval. ↓ marks a loss that is sure; Δm is the mean over the primary tasks."
+    )
     return Section("gains", "Several tasks on one model", about, [chart] if chart else [])
 
 
 def learning(panels: list[Panel], folders: Folders, tell: Callable[[], object]) -> Section:
     """Validation metric and loss as training went."""
     section = Section(
-        "learning", "Learning curves", "Validation as training went; the best step was kept, by validation."
+        "learning",
+        "Learning curves",
+        "Validation as training went: means over seeds, bands of one standard deviation. Each run keeps its best step.",
     )
     for panel in panels:
         if panel.further:

@@ -61,7 +61,9 @@ def _by_labels(groups: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     if counts.nunique(dropna=False) < 2:
         return [("", groups)]
     several = [(count, part) for count, part in groups.groupby("labels_per_class", dropna=False) if len(part) > 1]
-    return [(f"{_count(count)} labels per class", part) for count, part in several] or [("", groups)]
+    return [(f"{_count(count)} {'label' if count == 1 else 'labels'} per class", part) for count, part in several] or [
+        ("", groups)
+    ]
 
 
 def _count(value: object) -> str:
@@ -92,18 +94,24 @@ def _how_sure(panel: Panel, best: pd.Series, following: pd.Series) -> str:
     if found.n == 0:
         return f"How sure the lead over the next, {name}, is cannot be said: the two share no seed."
     digits = printed.places(max(abs(float(best[split])), abs(float(following[split]))))
-    size = f"{abs(found.mean):.{digits}f} {'better' if found.mean >= 0 else 'worse'}"
+    size = f"{abs(found.mean):.{digits}f} {'better' if found.mean > 0 else 'worse'}"
+    size = "just as good" if float(f"{found.mean:.{digits}f}") == 0 else size
+    than = "as" if size == "just as good" else "than"
     if found.n == 1:
-        return f"It is {size} {where} than the next by validation, {name}; one seed says nothing of chance."
+        return f"It is {size} {where} {than} the next by validation, {name}; one seed says nothing of chance."
     low, high = found.mean - found.half, found.mean + found.half
-    interval = f"95 % t-interval {low:+.{digits}f} to {high:+.{digits}f}, {found.n} pairs of one seed each"
+    interval = f"95 % t-interval {_signed(low, digits)} to {_signed(high, digits)}, {found.n} pairs of one seed each"
     if low > 0:
         sure = "the lead is more than chance between trainings"
     elif high < 0:
         sure = "so on test it is the other that leads"
     else:
         sure = f"{found.n} seeds do not tell the two apart"
-    return f"It is {size} {where} than the next by validation, {name} ({interval}): {sure}."
+    return f"It is {size} {where} {than} the next by validation, {name} ({interval}): {sure}."
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _figure(group: pd.Series, split: str, groups: pd.DataFrame) -> str:

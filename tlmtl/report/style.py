@@ -21,7 +21,7 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 DASHES: list[Any] = ["-", (0, (4, 1.6)), (0, (1, 1.2))]
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper", ACCENT: "accent"}
 VARIABLES |= {colour: f"c{number}" for number, colour in enumerate(SERIES)}
-WIDTH = 4.7  # inches: on a phone a point is then about a pixel
+WIDTH = 4.4  # inches: on a phone a point is then about a pixel
 STYLE: dict[Any, Any] = {
     "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED, "text.color": INK, "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED,
@@ -82,6 +82,11 @@ def look(number: int) -> dict[str, Any]:
     """Colour, marker and dashes of the series with that number."""
     return {"color": SERIES[number % len(SERIES)], "marker": MARKERS[number % len(MARKERS)],
             "linestyle": DASHES[number // len(SERIES) % len(DASHES)]}  # fmt: skip
+
+
+def log_tick(value: float, _: object = None) -> str:
+    """Ticks of a logarithmic axis: 1, 2 and 5 of each power of ten."""
+    return f"{value:,.10g}" if f"{value:.5e}"[0] in "125" else ""
 
 
 def short(label: str, most: int) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 from tlmtl.compare import choice, metrics, names
 from tlmtl.compare.groups import Summary
 
+LABELS = "labels_per_class"
 DRAWN = 12  # groups in a chart of lines
 FURTHER = "->"  # in the data set of a row on a further test set
 
@@ -23,6 +24,7 @@ class Panel:
     split: str  # test, or val where nothing was tested
     groups: pd.DataFrame  # best on validation first; with `label`, `series`, `series_label` and `best`
     rows: pd.DataFrame  # the finished runs behind them
+    by_labels: bool = False  # whether labels per class vary: the best is then told for each number of them
 
     def titled(self, what: str) -> str:
         """`what`, with the task before it where the page has several."""
@@ -38,9 +40,8 @@ class Panel:
 
     @property
     def best(self) -> pd.Series | None:
-        """The group that is best on validation; None where validation measured nothing."""
-        first = self.groups[self.groups["best"]]
-        return first.iloc[0] if len(first) else None
+        """The group that is best on validation, of any number of labels; None where validation measured nothing."""
+        return self.groups.iloc[0] if self.groups["score"].notna().any() else None
 
     def first(self, number: int = DRAWN) -> pd.DataFrame:
         return self.groups.head(number)
@@ -57,17 +58,17 @@ def panels(summary: Summary) -> list[Panel]:
     if groups.empty:
         return []
     varying = [name for name in summary.varying() if name not in (*choice.TASK, "kind")]
-    lines = [name for name in varying if name != "labels_per_class"]
+    lines = [name for name in varying if name != LABELS]
     groups = groups.assign(label=names.labels(groups, varying), series_label=names.labels(groups, lines))
     number = {label: at for at, label in enumerate(dict.fromkeys(groups["series_label"]))}
     score = validation(groups) * groups["metric"].map(metrics.sign)
     groups = groups.assign(series=groups["series_label"].map(number), score=score, best=False)
+    by_labels = LABELS in varying and pd.api.types.is_numeric_dtype(groups[LABELS])
     several, many = groups["dataset"].nunique() > 1, groups["task"].nunique() > 1
     found = []
     for (dataset, task), part in groups.groupby(choice.TASK, dropna=False, sort=False):
         part = part.sort_values("score", ascending=False, kind="stable", na_position="last")
-        if part["score"].notna().any():
-            part["best"] = [True, *(False for _ in part.index[1:])]
+        part["best"] = part["score"].notna() & ~part.duplicated(LABELS if by_labels else choice.TASK)
         rows = summary.rows[_same(summary.rows["dataset"], dataset) & _same(summary.rows["task"], task)]
         dataset, task = _word(dataset), _word(task)
         found.append(
@@ -80,6 +81,7 @@ def panels(summary: Summary) -> list[Panel]:
                 split="test" if part["test"].notna().any() else "val",
                 groups=part,
                 rows=rows,
+                by_labels=by_labels and part[LABELS].nunique(dropna=False) > 1,
             )
         )
     return sorted(found, key=lambda panel: panel.further)
