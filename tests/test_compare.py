@@ -248,7 +248,10 @@ def test_over_chooses_by_validation_where_test_disagrees(tmp_path):
         assert chosen.loc["linear_probe"].tolist() == [0.1, 0.9, 0.5]
         assert chosen.loc["finetune_all"].tolist() == [0.01, 0.3, 0.1]
         assert summary.varying() == ["strategy", "lr"]
-        assert summary.notes == ["lr chosen by validation, never by test: each row from 2 to 3 candidates."]
+        assert summary.notes == [
+            "lr chosen by validation, never by test: each row from 2 to 3 candidates.",
+            "Unequal n: finetune_all (n = 1, without seed 1), where others have up to 2.",
+        ]
 
 
 def test_over_minimises_errors_and_takes_keys_of_overrides(tmp_path):

@@ -14,7 +14,7 @@ from tlmtl.compare.layout import Column
 SUFFIXES = {".csv": "csv", ".json": "json", ".md": "md", ".tex": "latex"}
 ESCAPES = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "·": r"$\cdot$",
-    "↓": r"$\downarrow$", "↑": r"$\uparrow$",
+    "◆": r"$\diamond$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }  # fmt: skip
 
@@ -40,11 +40,12 @@ def numbers(summary: Summary, chosen: list[str] | None = None) -> pd.DataFrame:
         settings = [name for name in filled if name not in columns.COSTS]
         more = [name for name in summary.varying() if name not in settings]
         gains = [name for name in delta.COLUMNS if groups[name].notna().any()]
+        marked = ["pareto"] if groups["pareto"].any() else []
         costs = [
             name for name in filled if name in columns.COSTS and name != "labels_seen"
         ]  # of a task, not of the run
         against = ["is_baseline", *baseline.COLUMNS] if "is_baseline" in groups else []
-        shown = [*settings, *more, "metric", "n", "test", "val", *against, *gains, *costs]
+        shown = [*settings, *more, "metric", "n", "test", "val", *against, *gains, *marked, *costs]
     named = {}
     for name in shown:
         if name in ("test", "val") or keys.is_metric(name):

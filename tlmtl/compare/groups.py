@@ -6,7 +6,7 @@ import pandas as pd
 
 from tlmtl import columns
 from tlmtl.compare import baseline as beside
-from tlmtl.compare import choice, counted, delta, keys, metrics, transfer
+from tlmtl.compare import choice, costs, counted, delta, flags, keys, metrics, transfer
 from tlmtl.errors import ConfigError
 
 # What one experiment is told from another by. Never the seed: rows that differ in it alone are repeats.
@@ -104,11 +104,13 @@ def summarise(
     if over:
         groups, more = choice.over(groups, over, settings)
         notes += more
+    notes += flags.notes(groups, finished, rows[~done], settings)
+    groups, marks = costs.mark(groups)
     if baseline:
         conditions = [(_compared(key, [*settings, *columns.PLAN]), value) for key, value in baseline]
         groups, more = beside.beside(groups, finished, conditions, settings, over, again)
         notes += more
-    notes += transfer.notes(groups, finished, settings, metric)
+    notes += [*marks, *transfer.notes(groups, finished, settings, metric)]
     return Summary(groups, finished, settings, over, notes, metric)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tlmtl import columns
-from tlmtl.compare import baseline, delta, keys, metrics, printed, transfer
+from tlmtl.compare import baseline, costs, delta, keys, metrics, printed, transfer
 from tlmtl.compare.groups import Summary
 
 COSTS = ["train_seconds", "seconds_per_step", "peak_memory_mb", "parameters_trained"]  # dropped from the right
@@ -30,6 +30,8 @@ def names(summary: Summary) -> list[str]:
         for name in [*scores, "difference", "p", "p_holm", "boot", *delta.COLUMNS, *COSTS]
         if (column := OF.get(name, name)) in summary.groups and summary.groups[column].notna().any()
     ]
+    if "pareto" in summary.groups and summary.groups["pareto"].any():
+        rest.insert(next((at for at, name in enumerate(rest) if name in COSTS), len(rest)), "pareto")
     return [*varying, *rest]
 
 
@@ -73,6 +75,8 @@ def _column(summary: Summary, name: str) -> Column:
         return Column(name, "p Holm", [printed.p(value) for value in groups[name]], "number")
     if name == "boot":
         return Column(name, "test set (95 % bootstrap)", printed.limits(groups), "number")
+    if name == "pareto":
+        return Column(name, name, costs.cells(groups), "cost")
     if name in columns.COSTS:
         return Column(name, name, [printed.cost(value) for value in groups[name]], "cost")
     return Column(
