@@ -18,7 +18,7 @@ from torch import nn
 
 from tlmtl import files, hardware
 from tlmtl.checkpoint import seed_everything
-from tlmtl.config import build, keywords
+from tlmtl.config import build, find_target, keywords
 from tlmtl.data.dataset import Data
 from tlmtl.data.further import further
 from tlmtl.data.parts import TARGET, Joint, joint_of, streams_of
@@ -33,7 +33,7 @@ from tlmtl.models.encoder import Encoder, check_layers
 from tlmtl.models.heads import make_head
 from tlmtl.models.source import Report, Source, check_leak, load_into
 from tlmtl.models.statistics import Statistics
-from tlmtl.optim import Groups, Units
+from tlmtl.optim import Groups, Units, check_optimizer
 from tlmtl.preprocess import Normalize
 from tlmtl.sharing.base import Sharing
 from tlmtl.strategies.rules import match, parse_rules
@@ -41,6 +41,7 @@ from tlmtl.tasks.base import Task
 from tlmtl.tasks.imbalance import draw_weights, with_class_weights
 from tlmtl.terms.base import Context, Term, layers_of
 from tlmtl.training import Setup
+from tlmtl.values import shown
 from tlmtl.weigh import private_of, weighting_of
 
 
@@ -130,6 +131,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     if not any(group["start"] == 0 for group in groups.groups):
         raise ConfigError("Nothing trains: every parameter is frozen by 'strategy.rules' at the start of the run.")
     groups.schedule(0, units.total, units)  # a wrong warm-up is told here
+    check_optimizer(find_target(cfg.optimizer, "optimizer", "optimizer", allow))
     target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     groups.optimizer(target, **settings)
     return Assembly(
@@ -228,8 +230,10 @@ def encoder_of(cfg: DictConfig, channels: int) -> Encoder:
     allow = list(cfg.allow)
     try:
         return _seeded(cfg, "backbone", lambda: build(cfg.model, "model", allow=allow, channels=channels))
-    except (ValueError, RuntimeError, AssertionError, TypeError) as error:
-        raise ConfigError(f"'model' cannot be built as it is set: {str(error).splitlines()[0]}") from error
+    except (ValueError, RuntimeError, AssertionError, TypeError, MemoryError, ArithmeticError, LookupError) as error:
+        settings = ", ".join(f"model.{key}={shown(value)}" for key, value in cfg.model.items() if key != "_target_")
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"'model' cannot be built as it is set ({settings}): {said}") from error
 
 
 def _units(cfg: DictConfig, data: dict[str, Data], joint: Joint | None) -> Units:

@@ -37,7 +37,10 @@ def flags_first(words: list[str]) -> list[str]:
 
 def train(words: list[str]) -> int:
     """`tlmtl train`: one run, or a sweep. Returns the exit code."""
-    return with_hydra(words, _run)
+    from tlmtl.stopping import watching
+
+    with watching():  # signals while a sweep is planned, too
+        return with_hydra(words, _run)
 
 
 def check(words: list[str]) -> int:
@@ -59,7 +62,9 @@ def with_hydra(words: list[str], act: Callable[[Any], int], command: str = "trai
     from hydra._internal.utils import _run_hydra, get_args_parser
 
     from tlmtl import composition
-    from tlmtl.guard import guard
+    from tlmtl.explain import explain
+    from tlmtl.guard import guard, guard_search_path
+    from tlmtl.resuming import agreed
 
     composition.register()
     parser = get_args_parser()
@@ -69,9 +74,13 @@ def with_hydra(words: list[str], act: Callable[[Any], int], command: str = "trai
     show_log()
     with tempfile.TemporaryDirectory(prefix="tlmtl-") as scratch:
         try:
-            args.overrides = [all_folds(word, args.multirun) for word in args.overrides]
+            args.overrides = [as_space(all_folds(word, args.multirun)) for word in args.overrides]
             _check_flags(args, command)
+            if not args.shell_completion:
+                composition.check_choices(args.overrides)
+                guard_search_path(args, composition.CONFIG_MODULE)
             if not shows:
+                args.overrides = agreed(args.overrides, composition.compose)
                 # Hydra's sweeper insists on a place for a multirun.yaml
                 args.overrides.insert(0, f"hydra.sweep.dir={scratch}")
                 guard(args, composition.CONFIG_MODULE)
@@ -85,7 +94,7 @@ def with_hydra(words: list[str], act: Callable[[Any], int], command: str = "trai
         except SystemExit as error:
             return int(error.code or 0)
         except Exception as error:
-            explained = composition.explain(error)
+            explained = explain(error, args.overrides)
             if explained is error:
                 raise
             raise explained from error
@@ -100,6 +109,18 @@ def all_folds(word: str, multirun: bool) -> str:
     if not multirun:
         raise ConfigError(f"'{word}' is a sweep of {found[2]} runs: add -m.")
     return found[1] + ",".join(f"{k}/{found[2]}" for k in range(1, int(found[2]) + 1))
+
+
+def as_space(word: str) -> str:
+    """`tune.space.KEY=interval(1,2)` with its value as a text, for Hydra would sweep it; any other override as it is."""
+    found = re.fullmatch(r"\+*(tune\.space\.[^=]+)=(.+)", word, re.DOTALL)
+    if not found:
+        return word
+    key, value = found.groups()
+    if value == "null" or value[0] in "'\"[{":
+        return f"++{key}={value}"  # a space may grow
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'++{key}="{escaped}"'
 
 
 def _wrong_flag(message: str) -> NoReturn:
@@ -127,13 +148,10 @@ def _check_flags(args: Any, command: str) -> None:
         raise ConfigError(
             f"resume=FOLDER is for `tlmtl train`. `tlmtl {command}` takes the overrides of the run itself."
         )
-    if "resume" in keys:
-        others = [key for key in keys if key.split(".")[0] not in ("resume", "output", "progress", "allow", "hydra")]
-        if args.multirun or others:
-            raise ConfigError(
-                "resume=FOLDER goes on with that folder's own config, so nothing else can be set. "
-                f"Found {', '.join(others) or '-m'}."
-            )
+    if "resume" in keys and args.multirun:
+        raise ConfigError(
+            "resume=FOLDER goes on with one run. Found -m: the same sweep command, without resume, goes on with a sweep."
+        )
     if args.resolve and not args.cfg:
         raise ConfigError("--resolve goes with --cfg: `tlmtl train --cfg job --resolve`.")
     if args.multirun and (args.cfg or args.info):
@@ -161,6 +179,10 @@ def _run(cfg: Any) -> int:
     from tlmtl import api
     from tlmtl.compare import table
 
+    if cfg.sweep.dry_run:
+        raise ConfigError("'sweep.dry_run' is for sweeps: add -m. `tlmtl train --cfg job` shows the config of one run.")
+    if cfg.tune.trials is not None:
+        raise ConfigError(f"tune.trials={cfg.tune.trials} makes a sweep of trials and runs: add -m.")
     result = api.run(cfg)
     table.show(result.rows)
     print(f"Everything about this run is in {result.folder}")

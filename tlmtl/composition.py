@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import QuotedString
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
@@ -18,11 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from tlmtl import fill
 from tlmtl.columns import SHOWN
 from tlmtl.config import merge_schema
-from tlmtl.errors import ConfigError, nearest
-from tlmtl.presets import GROUP_NAMES, packaged_folder, presets, user_folder
-from tlmtl.schema import RECONSTRUCTION, Composed, Task
+from tlmtl.errors import ConfigError
+from tlmtl.explain import CONFIG_MODULE, explain, leaves, leaves_of_choices, missing_key
+from tlmtl.presets import GROUP_NAMES, packaged_folder, user_folder
+from tlmtl.resuming import agreed
+from tlmtl.schema import Composed
 
-CONFIG_MODULE = "tlmtl.conf"
 UNSHOWN = ("fusion", "schedule")  # groups whose choice no column shows
 USERS = ("tlmtl-user", "command-line")  # where configs of the user's own come from: ./conf and --config-dir
 
@@ -43,11 +45,12 @@ UserConfigs.__module__ = "hydra_plugins.tlmtl_configs"  # Hydra 1.3 takes plugin
 
 def register() -> None:
     """Make Hydra know this program's search path and launcher. Call before Hydra is initialised."""
-    from tlmtl.sweep import launcher
+    from tlmtl.sweep import launcher, sweeper
 
-    _leaves_of_choices.cache_clear()  # another working folder may hold other configs
+    leaves_of_choices.cache_clear()  # another working folder may hold other configs
     Plugins.instance().register(UserConfigs)
     launcher.register(finish)
+    sweeper.register()
 
 
 def compose(overrides: list[str] | None = None) -> DictConfig:
@@ -57,14 +60,36 @@ def compose(overrides: list[str] | None = None) -> DictConfig:
     """
     import hydra
 
+    try:
+        overrides = agreed(overrides or [], compose)
+    except Exception as error:
+        raise explain(error, overrides or []) from error
     register()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
+            check_choices(overrides or [])
             cfg = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
             return finish(cfg, overrides or [])
         except Exception as error:
-            raise explain(error) from error
+            raise explain(error, overrides or []) from error
+
+
+def check_choices(overrides: Sequence[str]) -> None:
+    """Raises ConfigError where a group is given what is no name of a member. Hydra's own message does not say which group."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element().lstrip("+~")
+        group, value = key.split("@")[0], override.value()
+        if group not in GROUP_NAMES or override.is_delete() or override.is_sweep_override():
+            continue
+        names = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str | QuotedString) for name in names):
+            raise ConfigError(
+                f"'{key}' should be the name of one of `tlmtl list {group}`. Found "
+                f"{override.get_value_element_as_str()}; its settings are set one by one, as {key}.KEY=VALUE."
+            )
 
 
 def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
@@ -82,7 +107,7 @@ def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
     checked = merge_schema(cfg)
     terms = [name for name in checked.term if name in _members("term")]  # Hydra does not report choices of lists
     base = json.loads(
-        _leaves_of_choices(json.dumps({**choices, "term": f"[{','.join(terms or ['none'])}]"}, sort_keys=True))
+        leaves_of_choices(json.dumps({**choices, "term": f"[{','.join(terms or ['none'])}]"}, sort_keys=True))
     )
     if base.get("allow", []) != [] or (
         checked.allow and not any(item.lstrip("+").startswith("allow=") for item in said)
@@ -120,21 +145,6 @@ def _warn_of_hidden(choices: dict[str, Any], folders: list[str]) -> None:
                 )
 
 
-def leaves(cfg: DictConfig) -> dict[str, Any]:
-    """Dotted key -> value, interpolations unresolved; lists count as values."""
-    found: dict[str, Any] = {}
-
-    def walk(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                found[prefix + str(key)] = value
-
-    walk(OmegaConf.to_container(cfg, resolve=False), "")
-    return found
-
-
 def _is_setting(key: str) -> bool:
     """Whether a change of `key` belongs into the column `overrides`: it can change the result and no column shows it."""
     if key.endswith("dataset.download"):
@@ -154,7 +164,7 @@ def _preset(name: str, **settings: Any) -> DictConfig:
     cfg = loader.load_configuration("config", [f"dataset={name}"], RunMode.RUN)
     for key, value in settings.items():
         if key not in list(cfg.dataset):  # `in` alone does not see a value that is still missing
-            raise _unknown_key(f"dataset.{key}", cfg.dataset)
+            raise missing_key(f"dataset.{key}", cfg.dataset)
         OmegaConf.update(cfg, f"dataset.{key}", value, merge=True)
     return merge_schema(cfg).dataset
 
@@ -167,88 +177,6 @@ def _members(group: str) -> list[str]:
 def _default_choices() -> dict[str, Any]:
     loader = GlobalHydra.instance().config_loader()
     return dict(loader.load_configuration("config", [], RunMode.RUN).hydra.runtime.choices)
-
-
-@lru_cache(maxsize=64)
-def _leaves_of_choices(choices: str) -> str:
-    """The leaves of the config that the choices of groups alone give, as JSON. It is what `overrides` are told from."""
-    loader = GlobalHydra.instance().config_loader()
-    overrides = [f"{group}={choice}" for group, choice in json.loads(choices).items() if choice is not None]
-    cfg = loader.load_configuration("config", overrides, run_mode=RunMode.RUN)
-    return json.dumps(leaves(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])))
-
-
-def explain(error: Exception) -> Exception:
-    """An error of Hydra's as a ConfigError in this program's words; any other error as it is."""
-    from hydra.errors import HydraException, OverrideParseException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    from tlmtl.config import omegaconf_error
-
-    if isinstance(error, OmegaConfBaseException):
-        return omegaconf_error(error, _all_keys())
-    if isinstance(error, YAMLError | UnicodeDecodeError):
-        return ConfigError(f"A config file cannot be read: {error}.")
-    if isinstance(error, OverrideParseException):
-        said = [line for line in str(error).splitlines() if not line.startswith("See ")]
-        return ConfigError(
-            f"{'. '.join(said)}. Expected key=value or group=member, with quotes round special characters."
-        )
-    if not isinstance(error, HydraException):
-        return error
-    text = str(error)
-    cause: BaseException | None = error
-    while cause is not None:
-        if type(cause).__name__ in ("ConfigAttributeError", "ConfigKeyError") and "not in struct" in str(cause):
-            return _unknown_key(
-                text.split("'")[1] if "'" in text else cast(Any, cause).full_key, cast(Any, cause).parent_node
-            )
-        if type(cause).__name__ == "MissingConfigException" and (missing := getattr(cause, "missing_cfg_file", None)):
-            return _unknown_member(str(missing), list(getattr(cause, "options", None) or []), text)
-        cause = cause.__cause__
-    return ConfigError(text)
-
-
-def _unknown_key(key: str, parent: Any) -> ConfigError:
-    """`parent` is the node that has no such key: what it has is looked at first."""
-    from tlmtl.config import unknown_key
-
-    if key.split(".")[0] == "term" and key.count(".") > 1:
-        term = key.split(".")[1]
-        return ConfigError(
-            f"There is no term '{term}' in force at '{key}'. Choose it first: term=[{term}] {key}=VALUE."
-        )
-    above = key.rpartition(".")[0]
-    beside = [f"{above}.{name}".lstrip(".") for name in (parent or {})]
-    settings = [*Task.__dataclass_fields__, RECONSTRUCTION]
-    if "dataset.tasks." in key and key.rpartition(".")[2] in settings:
-        return ConfigError(f"'{key}' is not in this data set's config, and is added with a plus: +{key}=VALUE.")
-    error = unknown_key(key, [*beside, *GROUP_NAMES, *_all_keys()])
-    if parent is not None and "_target_" in parent:
-        return ConfigError(f"{error} A keyword that the preset leaves out is added with a plus: +{key}=VALUE.")
-    return error
-
-
-def _unknown_member(missing: str, options: list[str], text: str) -> ConfigError:
-    group, _, name = missing.rpartition("/")
-    if group in GROUP_NAMES and not options:  # Hydra names none for lists and experiments
-        options = [preset.name for preset in presets(group, [packaged_folder(), *filter(None, [user_folder()])])]
-    if not options:
-        return ConfigError(text)
-    return ConfigError(
-        f"There is no {group or 'config'} '{name}'.{nearest(name, options)} Known: {', '.join(options)}. "
-        f"`tlmtl list {group}` says what each one is."
-    )
-
-
-def _all_keys() -> list[str]:
-    import hydra
-
-    if GlobalHydra.instance().is_initialized():
-        return list(json.loads(_leaves_of_choices("{}")))
-    with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        return list(json.loads(_leaves_of_choices("{}")))
 
 
 def first_job(overrides: list[str]) -> list[str]:

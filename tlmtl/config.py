@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.schema import Config, Dataset, Task
+from tlmtl.values import at, check_list, check_lists, reason, shown
 
 # Per group: the packages that a `_target_` may come from, and the arguments that the program supplies itself.
 # A config is data that may come from a stranger: nothing outside these packages is ever imported for it.
@@ -68,14 +69,35 @@ def merge_schema(cfg: DictConfig) -> DictConfig:
         raise ConfigError(f"'{missing[0]}' has no value. Set it on the command line: {missing[0]}=VALUE.")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), cfg)
-        OmegaConf.resolve(resolved := typing.cast(DictConfig, merged.copy()))
     except OmegaConfBaseException as error:
-        raise omegaconf_error(error, known_keys(OmegaConf.structured(Config)), _where(cfg)) from error
+        raise omegaconf_error(error, known_keys(OmegaConf.structured(Config)), cfg) from error
+    resolved = resolve(typing.cast(DictConfig, merged))
+    check_lists(Config, resolved)
     check_seed(resolved.seed, "seed")
     check_dataset(resolved.dataset, "dataset")
     for name, task in resolved.dataset.get("tasks", {}).items():
         typed(Task, task, f"dataset.tasks.{name}")
     return typing.cast(DictConfig, merged)
+
+
+def resolve(cfg: DictConfig) -> DictConfig:
+    """A copy of `cfg` with every `${...}` in its place. Raises ConfigError with the key of one that leads nowhere."""
+    copy = cfg.copy()
+    try:
+        OmegaConf.resolve(copy)
+    except (OmegaConfBaseException, RecursionError) as error:
+        for key in known_keys(cfg):
+            try:
+                OmegaConf.select(cfg, key, throw_on_resolution_failure=True)
+            except (OmegaConfBaseException, RecursionError):
+                what = at(cfg, key)
+                raise ConfigError(f"Wrong value at '{key}': {shown(what)} leads nowhere ({_first(error)}).") from error
+        raise ConfigError(f"A reference in the config leads nowhere: {_first(error)}.") from error
+    return copy
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def check_seed(value: int, where: str) -> None:
@@ -84,21 +106,30 @@ def check_seed(value: int, where: str) -> None:
 
 
 def _where(cfg: DictConfig) -> str:
-    """The top-level key whose value does not fit the schema, for errors that do not say it themselves (in a list's items)."""
+    """The key whose value does not fit the schema, for errors that do not say it themselves (in a list's items)."""
     for key, value in OmegaConf.to_container(cfg, resolve=False).items():  # type: ignore[union-attr]
-        try:
-            OmegaConf.merge(OmegaConf.structured(Config), {key: value})
-        except OmegaConfBaseException:
-            return str(key)
+        inner = value if isinstance(value, dict) else {}
+        for where, node in [
+            *((f"{key!s}.{name!s}", {key: {name: one}}) for name, one in inner.items()),
+            (f"{key!s}", {key: value}),
+        ]:
+            try:
+                OmegaConf.merge(OmegaConf.structured(Config), node)
+            except OmegaConfBaseException:
+                return where
     return ""
 
 
-def omegaconf_error(error: OmegaConfBaseException, known: list[str], where: str = "") -> ConfigError:
-    """An OmegaConf error in this program's words: what was expected, what was found, where."""
-    key = error.full_key or str(error.key or "") or where
+def omegaconf_error(error: OmegaConfBaseException, known: list[str], cfg: DictConfig | None = None) -> ConfigError:
+    """An OmegaConf error in this program's words: what was expected, what was found, where.
+
+    Arguments:
+        cfg: what did not fit, to find the place of an error that does not say it.
+    """
+    key = error.full_key or str(error.key or "") or (_where(cfg) if cfg is not None else "")
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         return unknown_key(key, known)
-    return ConfigError(f"Wrong value at '{key}': {str(error).splitlines()[0]}")
+    return ConfigError(f"Wrong value at '{key}': {reason(error, at(cfg, key))}")
 
 
 def typed(schema: type, node: Any, where: str) -> DictConfig:
@@ -108,10 +139,12 @@ def typed(schema: type, node: Any, where: str) -> DictConfig:
         if key not in fields:
             raise unknown_key(f"{where}.{key}", [f"{where}.{name}" for name in fields])
     try:
-        return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), node))
+        merged = typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), node))
     except OmegaConfBaseException as error:
-        key = f"{where}.{error.full_key or error.key}"
-        raise ConfigError(f"Wrong value at '{key}': {str(error).splitlines()[0]}") from error
+        key = str(error.full_key or error.key)
+        raise ConfigError(f"Wrong value at '{where}.{key}': {reason(error, at(node, key))}") from error
+    check_lists(schema, merged, where)
+    return merged
 
 
 def check_dataset(node: DictConfig, where: str) -> tuple[DictConfig, dict[str, Any]]:
@@ -186,9 +219,13 @@ def keywords(node: Any, group: str, where: str, allow: list[str]) -> tuple[Any, 
 
 def _set(schema: type, key: str, value: Any, where: str) -> DictConfig:
     try:
-        return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), {key: value}))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"Wrong value at '{where}.{key}': {str(error).splitlines()[0]}") from error
+        merged = typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), {key: value}))
+    except (OmegaConfBaseException, ValueError, OverflowError) as error:
+        raise ConfigError(f"Wrong value at '{where}.{key}': {reason(error, value)}") from error
+    hint = next(iter(typing.get_args(typing.get_type_hints(schema)[key])), None)  # list[int] of list[int] | None
+    if typing.get_origin(hint) is list and merged[key] is not None:
+        check_list(merged[key], typing.get_args(hint)[0], f"{where}.{key}")
+    return merged
 
 
 def _omegaconf_type(hint: Any) -> Any:

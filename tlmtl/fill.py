@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError
 
 from tlmtl.errors import ConfigError, nearest
+from tlmtl.values import shown
 
 JOINT = "tlmtl.data.joint.joint"
 
@@ -138,8 +139,12 @@ def further_sets(cfg: DictConfig, known: list[str], preset: Callable[..., DictCo
     if OmegaConf.is_dict(wanted):  # filled in already
         return
     found: dict[str, Any] = {}
-    for word in [wanted] if isinstance(wanted, str) else list(wanted or []):
-        word = str(word)
+    words = [] if wanted is None else list(wanted) if OmegaConf.is_list(wanted) else [wanted]
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise ConfigError(
+                f"'evaluate.also' should list names of data sets, or paths to data. Found {shown(wanted)}."
+            )
         name = word if word in known else Path(word).stem.replace(".", "_")
         while name in found:
             name += "_"

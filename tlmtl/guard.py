@@ -1,13 +1,17 @@
 """What a config may not make Hydra do: a config may be a stranger's, and only what this program builds is checked by name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from tlmtl.errors import ConfigError
+from tlmtl.sweep.launcher import check_launcher
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
 
@@ -29,6 +33,7 @@ def guard(args: Any, module: str) -> None:
             raise ConfigError(
                 f"'hydra.{name}._target_' may not be '{target}': only installed Hydra plugins may be named."
             )
+    check_launcher(node, args.overrides)
     if node.callbacks:
         raise ConfigError(
             f"'hydra.callbacks' may not be set: found {sorted(node.callbacks)}. They would run unchecked code."
@@ -42,7 +47,8 @@ def guard(args: Any, module: str) -> None:
         raise ConfigError(
             f"'hydra.job.env_set' may not be set: found {sorted(node.job.env_set)}. Set them in the shell."
         )
-    if stray := [item for item in [*node.overrides.task, *node.overrides.hydra] if item not in args.overrides]:
+    said: Any = OmegaConf.to_container(node.overrides, resolve=False)  # which may hold interpolations
+    if stray := [item for item in [*said["task"], *said["hydra"]] if item not in args.overrides]:
         raise ConfigError(
             f"'hydra.overrides' may not be set: found {stray}. It says what was typed on the command line."
         )
@@ -53,8 +59,25 @@ def guard(args: Any, module: str) -> None:
             )
 
 
-def _compose(args: Any, module: str) -> Any:
-    """The `hydra` node of what `args` ask for; a sweep's values are left aside."""
+def guard_search_path(args: Any, module: str) -> None:
+    """Raises ConfigError for a main config that sends Hydra to look for configs in a package: Hydra would import it. What
+    the command line says is the user's own."""
+    if not args.config_name:
+        return  # ours says nothing of it, and Hydra takes it from a main config alone
+    with _loader(args, module) as loader:
+        found = loader.repository.load_config(args.config_name)
+        listed: Any = OmegaConf.select(found.config, "hydra.searchpath") if found is not None else None
+    for place in listed if OmegaConf.is_list(listed) else [listed]:
+        if str(place or "").startswith("pkg://") and str(place).removeprefix("pkg://").split(".")[0] != "tlmtl":
+            raise ConfigError(
+                f"'hydra.searchpath' of a config file may not name a package, which would be imported. Found '{place}'. "
+                "Folders (file://...) may be named; a package is named on the command line."
+            )
+
+
+@contextmanager
+def _loader(args: Any, module: str) -> Iterator[Any]:
+    """Hydra's loader of configs, with the places to look in that `args` say."""
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
 
@@ -64,9 +87,14 @@ def _compose(args: Any, module: str) -> Any:
         if args.config_dir:
             folder = f"file://{Path(args.config_dir).resolve()}"
             path.prepend("command-line", folder, SearchPathQuery(provider="schema"))  # where Hydra puts it
-        loader = Hydra.create_main_hydra2("tlmtl", path).config_loader
+        yield Hydra.create_main_hydra2("tlmtl", path).config_loader
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _compose(args: Any, module: str) -> Any:
+    """The `hydra` node of what `args` ask for; a sweep's values are left aside."""
+    with _loader(args, module) as loader:
         return loader.load_configuration(
             args.config_name or "config", list(args.overrides), RunMode.MULTIRUN, validate_sweep_overrides=False
         ).hydra
-    finally:
-        GlobalHydra.instance().clear()

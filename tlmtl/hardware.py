@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tlmtl.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "gpu", "mps")
+MOST_THREADS = 1024  # many more, and the process is ended by the library that starts them
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -47,8 +48,10 @@ def threads_of(setting: Any, advised: int | None) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if setting == "auto":
         return min(advised or cores, cores)
-    if not isinstance(setting, int) or setting < 1:
-        raise ConfigError(f"'hardware.threads' should be auto or a whole number above 0. Found '{setting}'.")
+    if isinstance(setting, bool) or not isinstance(setting, int) or not 0 < setting <= MOST_THREADS:
+        raise ConfigError(
+            f"'hardware.threads' should be auto or a whole number from 1 to {MOST_THREADS}. Found '{setting}'."
+        )
     return setting
 
 

@@ -112,6 +112,19 @@ def _half_cosine(first: float, last: float, progress: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
+def check_optimizer(make: Any) -> None:
+    """Raises ConfigError for a class of torch.optim that this loop cannot drive."""
+    why = {
+        "LBFGS": "evaluates a step's loss many times, which this loop does not do",
+        "SparseAdam": "takes sparse gradients, which no model here has",
+        "Muon": "trains matrices alone, and every model here has other parameters, too",
+    }.get(getattr(make, "__name__", ""))
+    if why:
+        raise ConfigError(
+            f"'optimizer._target_=torch.optim.{make.__name__}' {why}. Choose another, such as optimizer=sgd."
+        )
+
+
 class Groups:
     """Which parameters train at a step, and how fast. Owns the optimizer's groups.
 
@@ -151,10 +164,12 @@ class Groups:
         if own:
             self.groups.append({"params": own, "start": 0, "scale": 1.0, "decayed": False})
 
-    def optimizer(self, make: Callable[..., Optimizer], lr: float, **settings: Any) -> Optimizer:
-        """`make` (a class of torch.optim) over these groups. Raises ConfigError for one that needs a closure."""
-        if "closure" in inspect.signature(make.step).parameters and make.__name__ == "LBFGS":  # type: ignore[attr-defined]
-            raise ConfigError("torch.optim.LBFGS evaluates a step's loss many times, which this loop does not do.")
+    def optimizer(self, make: Callable[..., Optimizer], lr: float | None = None, **settings: Any) -> Optimizer:
+        """`make` (a class of torch.optim) over these groups. Raises ConfigError for what it refuses."""
+        if lr is None or not (lr >= 0 and math.isfinite(lr)):
+            raise ConfigError(
+                f"'optimizer.lr' should be a finite number of 0 or more; it is strategy.lr unless set. Found {lr}."
+            )
         decays = "weight_decay" in inspect.signature(make).parameters  # some do by default (AdamW)
         groups = [
             {"params": g["params"], "weight_decay": 0.0} if decays and not g["decayed"] else {"params": g["params"]}
@@ -163,8 +178,11 @@ class Groups:
         self.lr = lr
         try:
             self.made = make(groups, lr=lr, **settings)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"'optimizer' cannot be built: {error} (torch.optim.{make.__name__}).") from error
+        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            given = ", ".join(f"optimizer.{key}={value}" for key, value in settings.items())
+            raise ConfigError(
+                f"'optimizer' cannot be built: {error} (torch.optim.{make.__name__}, {given})."
+            ) from error
         return self.made
 
     def begin(self, step: int, first: bool = False) -> float:

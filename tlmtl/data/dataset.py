@@ -31,6 +31,7 @@ from tlmtl.data.labels import (
 from tlmtl.data.splits import divide_copies
 from tlmtl.data.streams import Stream
 from tlmtl.data.subset import subset
+from tlmtl.errors import ConfigError
 from tlmtl.preprocess import Preprocess
 from tlmtl.schema import RECONSTRUCTION
 from tlmtl.tasks.base import Task
@@ -193,7 +194,11 @@ def _examples(
 ) -> tuple[Examples, dict[str, np.ndarray], str]:
     family, shared = json.loads(key)
     fold, on_duplicate = shared.pop("fold"), shared.pop("on_duplicate")
-    examples: Examples = build(family, "dataset", allow=list(allow), cache=cache, **shared)
+    try:
+        examples: Examples = build(family, "dataset", allow=list(allow), cache=cache, **shared)
+    except MemoryError as error:
+        settings = ", ".join(f"dataset.{key}={value}" for key, value in family.items() if key != "_target_")
+        raise ConfigError(f"The data set does not fit into memory as it is set ({settings}): {error}.") from error
     duplicates.check_setting(on_duplicate)
     fractions = shared["val_fraction"], shared["test_fraction"]
     splits = divide_copies(examples, *fractions, shared["split_seed"], fold, on_duplicate)

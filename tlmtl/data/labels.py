@@ -1,6 +1,6 @@
 """Which tasks of a data set are chosen, and whether their labels are there. A reconstruction needs none."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from tlmtl.data.examples import Examples
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.schema import RECONSTRUCTION
 from tlmtl.tasks.base import Task
+from tlmtl.values import shown
 
 
 def select_tasks(wanted: Any, tasks: Mapping[str, Any], default: list[str], no_labels: str = "") -> list[str]:
@@ -28,11 +29,16 @@ def select_tasks(wanted: Any, tasks: Mapping[str, Any], default: list[str], no_l
         if not names:
             raise ConfigError(f"{no_labels or 'This data set has no column of labels.'} {_without(wanted)}")
     else:
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        listed = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Sequence) else list(wanted)
+        names = [name for name in listed if isinstance(name, str)]
+        if len(names) < len(listed):
+            raise ConfigError(
+                f"'tasks' should be default, all or a list of names such as [{', '.join(known[:2])}]. Found {shown(wanted)}."
+            )
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"Unknown task '{name}'.{nearest(str(name), known)} This data set has: {', '.join(known)} "
+                f"Unknown task '{name}' at 'tasks'.{nearest(str(name), known)} This data set has: {', '.join(known)} "
                 "(tasks=default, tasks=all or tasks=[a,b])."
             )
     if not names:

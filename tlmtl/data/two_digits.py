@@ -33,6 +33,11 @@ def two_digits(
         if count < 1:  # an empty split would be cut from the training pairs, which share scans
             raise ConfigError(f"'dataset.{name}' should be 1 or more pairs. Found {count}.")
     images, digit = scans()
+    for key, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not share > 0:  # the scans of the pairs of that split
+            raise ConfigError(
+                f"'dataset.{key}' should be above 0: a split's pairs are made of its own scans. Found {share}."
+            )
     splits = cut(digit, val_fraction, test_fraction, split_seed, names=NAMES)
     random = np.random.default_rng(split_seed)
     pairs = np.concatenate(

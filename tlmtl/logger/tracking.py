@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,14 @@ class Tracking:
         self, tracker: Tracker, cfg: DictConfig, run_id: str, step: int, history: Sequence[Sequence[Any]]
     ) -> None:
         """Open `tracker` for the run of `cfg`, which goes on after `step` and whose history up to there is `history`."""
+        if type(tracker) is Tracker:
+            return
         config: Any = OmegaConf.to_container(cfg, resolve=True)
         settings = {key: value for key, value in config.items() if key not in identity.IGNORED}
         strategy = str(cfg.composed.choices.get("strategy") or "run")
         run = Run(self.path, run_id, identity.group_id(cfg), strategy, settings, step)
         self.tracker, self.step = tracker, step
-        has = self._try(lambda: tracker.open(run))
+        has = self._try(partial(tracker.open, run))
         self.told = sum(1 for row in history if row[0] <= (has or 0))
         self.evaluated(history)
 
@@ -52,18 +55,19 @@ class Tracking:
         self.told = len(history)
         for step, values in by_step.items():
             self.step = step
-            self._try(lambda step=step, values=values: self.tracker and self.tracker.log(step, values))
+            if self.tracker is not None:
+                self._try(partial(self.tracker.log, step, values))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        done = kind is None
-        results = _results(self.path / "results.csv") if done and self.tracker else {}
-        self._try(lambda: self.tracker and self.tracker.close(done, self.step, results))
+        if self.tracker is not None:
+            self._try(partial(self._close, self.tracker, kind is None))
         if self.seconds > SLOW:
             log.info("The tracker took %.0f s of this run.", self.seconds)
 
+    def _close(self, tracker: Tracker, done: bool) -> None:
+        tracker.close(done, self.step, _results(self.path / "results.csv") if done else {})
+
     def _try(self, act: Callable[[], Any]) -> Any:
-        if self.tracker is None:
-            return None
         began = time.monotonic()
         try:
             return act()

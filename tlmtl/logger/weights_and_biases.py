@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from tlmtl.errors import ConfigError, nearest
@@ -59,7 +60,7 @@ class WeightsAndBiases(Tracker):
         self.run = wandb.init(
             project=self.project,
             entity=self.entity,
-            mode=self.mode,
+            mode=cast(Any, self.mode),
             dir=str(run.folder),
             id=name,
             name=name,
