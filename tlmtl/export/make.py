@@ -1,8 +1,9 @@
 """An export from top to bottom: the model rebuilt, written beside its place, compared with the run's, then moved there."""
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,22 +50,35 @@ def export(run: Path, place: Place, tasks: Sequence[str] | None, batch: int | No
     names = _chosen(list(trained.tasks), tasks)
     about = describe(trained, names, place.form, record, batch)
     looked = look(run, trained, allow, batch)
-    with files.disk_errors():
-        place.model.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export.", dir=place.model.parent) as built:
-            path = Path(built) / f"model{SUFFIXES[place.form]}"
-            _write(path, place.form, trained, names, about, told, batch)
-            agreed = agreement(path, place.form, trained, names, looked.batches, allow)
-            about["compared"] = {
-                "images": looked.what,
-                "batches": [len(one) for one in looked.batches],
-                "largest_difference": agreed.difference,
-                "allowed": TOLERANCE[place.form],
-            }
-            files.write_text(place.about, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-            size = path.stat().st_size
-            files.write(place.model, path.replace)  # after what it says of itself: where it is, all is
+    with files.disk_errors(), _folder(place.model.parent) as built:
+        path = built / f"model{SUFFIXES[place.form]}"
+        _write(path, place.form, trained, names, about, told, batch)
+        agreed = agreement(path, place.form, trained, names, looked.batches, allow)
+        about["compared"] = {
+            "images": looked.what,
+            "batches": [len(one) for one in looked.batches],
+            "largest_difference": agreed.difference,
+            "allowed": TOLERANCE[place.form],
+        }
+        files.write_text(place.about, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        size = path.stat().st_size
+        files.write(place.model, path.replace)  # after what it says of itself: where it is, all is
     return Made(about, agreed, looked.what, size)
+
+
+@contextlib.contextmanager
+def _folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder in `parent`, which is made if need be, and taken away again where nothing comes into it."""
+    new = [path for path in (parent, *parent.parents) if not path.exists()]
+    files.make_folder(parent, "--out")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export.", dir=parent) as built:
+            yield Path(built)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
 
 
 def _chosen(known: list[str], wanted: Sequence[str] | None) -> list[str]:

@@ -12,6 +12,17 @@ SUFFIXES = {
     "safetensors": ".safetensors",
 }  # by format; the first is the one not asked for
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+OTHERS = (
+    ".bin",
+    ".ckpt",
+    ".h5",
+    ".json",
+    ".pb",
+    ".pth",
+    ".pt",
+    ".tflite",
+    ".zip",
+)  # nobody means a folder of such a name
 OF_RUNS = ("model.safetensors", "run.json")  # what an export beside them must never replace
 
 
@@ -44,7 +55,7 @@ def choose(form: str | None, out: Path | None, run: Path, force: bool) -> Place:
                 "--format pt2 or safetensors."
             )
     if named and out is not None:
-        place, folder = Place(form, out, out.with_suffix(".json")), out.parent
+        place, folder = Place(form, out, out.with_name(f"{out.name}.json")), out.parent
     else:
         top = run / "export" / form if out is None else out
         place, folder = Place(form, top / f"model{SUFFIXES[form]}", top / "model.json"), top.parent
@@ -56,9 +67,10 @@ def choose(form: str | None, out: Path | None, run: Path, force: bool) -> Place:
 
 
 def _check_folder(top: Path, force: bool) -> None:
-    if top.exists() and not top.is_dir():
-        ends = ", ".join(SUFFIXES.values())
-        raise ConfigError(f"--out should be a folder, or a file that ends in {ends}. Found the file {top}.")
+    if (top.exists() and not top.is_dir()) or top.suffix.lower() in (*OTHERS, *SUFFIXES.values()):
+        raise ConfigError(
+            f"--out should be a folder, or a file that ends in {_or(list(SUFFIXES.values()))}. Found {top}."
+        )
     if top.is_dir() and not force and any(top.iterdir()):
         raise ConfigError(
             f"{top} is there already, and is not empty. --force replaces an export in it; --out PATH is another."
