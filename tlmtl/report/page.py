@@ -49,16 +49,21 @@ def table(summary: Summary, panels: list[Panel]) -> dict[str, Any]:
         *(one for one in shown if [cell.strip() for cell in one.cells] != names),
     ]
     values = [_values(summary.groups, column) for column in shown]
+    parts = [name.split(" · ") for name in names]
+    said = [
+        at > 0 and all(c.strip() in part for c, part in zip(one.cells, parts, strict=True))
+        for at, one in enumerate(shown)
+    ]
     rows = []
     for at, best in enumerate(told["best"]):
         cells = [
-            {"text": column.cells[at].strip(), "by": value[at], "kind": column.kind}
-            for column, value in zip(shown, values, strict=True)
+            {"text": column.cells[at].strip(), "by": value[at], "kind": column.kind + " said" * again}
+            for column, value, again in zip(shown, values, said, strict=True)
         ]
         rows.append({"cells": cells, "best": bool(best)})
     heads = [
-        {"title": _title(column), "numeric": any(value), "kind": column.kind}
-        for column, value in zip(shown, values, strict=True)
+        {"title": _title(column), "numeric": any(value), "kind": column.kind + " said" * again}
+        for column, value, again in zip(shown, values, said, strict=True)
     ]
     return {"heads": heads, "rows": rows, "constants": layout.constants_line(summary, shown)}
 
