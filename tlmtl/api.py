@@ -3,15 +3,14 @@
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from tlmtl import files, identity
-from tlmtl.config import Config
-from tlmtl.errors import ConfigError
+from tlmtl import files, identity, stopping
 from tlmtl.job import Result, execute
 from tlmtl.pretrain import check, with_source
 from tlmtl.progress import choose
 from tlmtl.results import RunFolder, find_interrupted, new_folder, new_run_id
+from tlmtl.resuming import resumed
 
 log = logging.getLogger("tlmtl")
 
@@ -23,39 +22,34 @@ def run(cfg: DictConfig) -> Result:
     """
     import pandas as pd
 
-    if cfg.resume:
-        cfg, path = resumed(cfg)
-    else:
-        path = None
-    check(cfg)  # what is wrong is told before anything is trained or written
-    key = identity.config_hash(cfg)
-    strategy = cfg.composed.choices.get("strategy", "run")
-    runs = files.make_folder(Path(cfg.output.root) / "runs", "output.root")
-    cfg = with_source(cfg)
-    run_id = new_run_id(strategy, key)
-    path = path or find_interrupted(runs, key)
-    if path:
-        log.info("Going on with the interrupted run in %s", path)
-    else:
-        path = new_folder(runs, run_id)
-    files.link(runs / "latest", path)
-    model = execute(cfg, path, path.name, choose(cfg.progress, strategy))
+    with stopping.watching():
+        if cfg.resume:
+            cfg, path = resumed(cfg)
+            check(cfg)
+            cfg = with_source(cfg)
+        else:
+            check(cfg)  # what is wrong is told before anything is trained or written
+            runs = files.make_folder(Path(cfg.output.root) / "runs", "output.root")
+            cfg = with_source(cfg)
+            path = _folder(cfg, runs)
+            files.link(runs / "latest", path)
+        model = execute(cfg, path, path.name, choose(cfg.progress, _strategy(cfg)))
     return Result(pd.read_csv(path / "results.csv"), path, model)
 
 
-def resumed(cfg: DictConfig) -> tuple[DictConfig, Path]:
-    """The config and folder of the run that `resume=FOLDER` names. Raises ConfigError when there is nothing to resume."""
-    path = Path(cfg.resume).expanduser().resolve()
-    status = RunFolder(path).record.get("status")
-    if status is None or not (path / "config.yaml").is_file():
-        raise ConfigError(f"'resume' should be the folder of an interrupted run. Found no run in {cfg.resume}.")
-    if status == "done":
-        raise ConfigError(f"The run in {cfg.resume} is finished: there is nothing to resume.")
-    own = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path / "config.yaml"))
-    assert isinstance(own, DictConfig)
-    if list(own.allow) != list(cfg.allow):  # a config file is data: what it may import is said by the command alone
-        raise ConfigError(
-            f"That run was allowed to use {list(own.allow)}: give allow=[{','.join(own.allow)}] again to resume it."
-        )
-    own.output, own.progress = cfg.output, cfg.progress
-    return own, path
+def _folder(cfg: DictConfig, runs: Path) -> Path:
+    """The folder of an interrupted run of this config, or a new one."""
+    key = identity.config_hash(cfg)
+    path = find_interrupted(runs, key)
+    if path is None:
+        return new_folder(runs, new_run_id(_strategy(cfg), key))
+    record = RunFolder(path).record
+    if record.get("status") == "failed":
+        log.info("Going on with the run in %s, which failed: %s", path, record.get("error"))
+    else:
+        log.info("Going on with the interrupted run in %s", path)
+    return path
+
+
+def _strategy(cfg: DictConfig) -> str:
+    return cfg.composed.choices.get("strategy", "run")

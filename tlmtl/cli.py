@@ -7,7 +7,7 @@ interrupted. Nothing here imports torch or Hydra before a command needs them.
 import os
 import sys
 
-from tlmtl import __version__
+from tlmtl import __version__, stopping
 from tlmtl.errors import ConfigError, Stopped, TlmtlError, nearest
 from tlmtl.help import HELP
 
@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as error:  # argparse has said what is wrong
         return int(error.code or 0)
     except Stopped as error:
+        if argv is None:
+            stopping.ignore()
         print(f"\n{error} The same command goes on where it stopped.", file=sys.stderr)
         return error.exit_code
     except TlmtlError as error:

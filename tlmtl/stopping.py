@@ -19,6 +19,9 @@ SIGNALS = [
 ]
 
 
+TWICE = "Ctrl-C again stops at once."
+
+
 class AtOnce(KeyboardInterrupt):
     """Raised where the program stands when it is not to finish a step first; `watching` turns it into Stopped."""
 
@@ -37,17 +40,15 @@ class Stop:
 
     def handle(self, number: int, _frame: FrameType | None = None) -> None:
         """The signal handler."""
-        if not self.patient or (self.asked is not None and number == signal.SIGINT):
+        again, self.asked = self.asked is not None, self.asked or number
+        if again and number != signal.SIGINT:
+            return
+        if again or not self.patient:
             raise AtOnce(number)
-        if self.asked is None:
-            self.asked = number
-            if self.quiet:
-                return
-            with contextlib.suppress(
-                RuntimeError, OSError, ValueError
-            ):  # the program may be printing, or have no one to tell
+        if not self.quiet:
+            with contextlib.suppress(RuntimeError, OSError, ValueError):  # it may be printing, or have no one to tell
                 print(
-                    f"\n{_said(number)}: this step is finished and a checkpoint written. Ctrl-C stops at once.",
+                    f"\n{_said(number)}: finishing this step, writing a checkpoint. {TWICE}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -108,6 +109,12 @@ def watching() -> Iterator[Stop]:
         _active = None
         for number in taken:
             signal.signal(number, before[number])
+
+
+def ignore() -> None:
+    """Take no more signals: the process is about to end, with an exit code that says why."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def error_for(number: int, message: str) -> Stopped:
