@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,14 @@ def run(config: DictConfig) -> None:
     if stop.exists() or _finished_meanwhile(folder, said["began"], stop):
         return
     job = Job(cfg, said["label"], said["key"], folder, said["threads"], said["reason"])
-    before = signal.getsignal(signal.SIGUSR2)
+    slurm, requeue = os.environ.get("SUBMITIT_EXECUTOR") == "slurm", signal.getsignal(signal.SIGUSR2)
+    left_alone = [signal.SIGINT, signal.SIGTERM] if slurm else [signal.SIGINT]
     try:
-        with _silent(), _told_to_stop(stop):
+        with _silent(), _ignoring(left_alone), _told_to_stop(stop):
             run_jobs([job])
-    except (Stopped, KeyboardInterrupt):
-        # SLURM's time is up, not the user's patience: submitit's own handler puts the job back into the queue.
-        if not stop.exists() and os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and callable(before):
-            before(signal.SIGUSR2, None)
+    except Stopped as error:
+        if slurm and getattr(error, "signal", None) == signal.SIGUSR2 and callable(requeue):
+            requeue(signal.SIGUSR2, None)  # submitit's own answer to a time limit: the job goes back into the queue
 
 
 def _finished_meanwhile(folder: Path, began: str | None, stop: Path) -> bool:
@@ -95,11 +95,21 @@ def _silent() -> Iterator[None]:
 
 
 @contextmanager
-def _told_to_stop(file: Path) -> Iterator[None]:
-    """End what runs within by SIGTERM, which it answers with a checkpoint, as soon as `file` is there.
-
-    Ctrl-C is left to the command that planned the sweep, as a terminal sends it to all of its processes.
+def _ignoring(signals: Sequence[int]) -> Iterator[None]:
+    """Ctrl-C is left to the command that planned the sweep, as a terminal sends it to all processes of it; and in SLURM,
+    as submitit has it, SIGTERM to the scheduler, which sends SIGUSR2 beside it when a job may go on later.
     """
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _told_to_stop(file: Path) -> Iterator[None]:
+    """End what runs within by a signal, which it answers with a checkpoint, as soon as `file` is there."""
     from tlmtl.stopping import watching
 
     ended = threading.Event()
@@ -107,16 +117,14 @@ def _told_to_stop(file: Path) -> Iterator[None]:
     def look() -> None:
         while not ended.wait(LOOK):
             if file.exists():
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGUSR1)
                 return
 
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     watcher = threading.Thread(target=look, daemon=True)
-    try:
-        with watching():
-            watcher.start()
+    with watching():
+        watcher.start()
+        try:
             yield
-    finally:
-        ended.set()
-        watcher.join()
-        signal.signal(signal.SIGINT, before)
+        finally:
+            ended.set()
+            watcher.join()

@@ -17,20 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from tlmtl import stopping
 from tlmtl.errors import ConfigError
 from tlmtl.sweep import elsewhere
+from tlmtl.sweep.launcher import INSTALL, NEEDS, leaves_of
 from tlmtl.sweep.plan import Job, Judge, More
 from tlmtl.sweep.pool import workers_for
 from tlmtl.sweep.show import Board, board
 from tlmtl.sweep.watch import Watch, submitit_rest
 
 log = logging.getLogger("tlmtl")
-
-RAY = "`pip install 'tlmtl[ray]'` and `pip install --no-deps hydra-ray-launcher`"
-INSTALL = {  # by the launcher's name: the module it needs besides its plugin, and how to get both
-    "joblib": ("joblib", "`pip install 'tlmtl[cluster]'`"),
-    "submitit_local": ("submitit", "`pip install 'tlmtl[cluster]'`"),
-    "submitit_slurm": ("submitit", "`pip install 'tlmtl[cluster]'`"),
-    "ray": ("ray", RAY),
-}
 
 
 class Foreign:
@@ -43,9 +36,15 @@ class Foreign:
         self.config: Any = config
         self.told = False  # that nothing is pruned
         self.name = str(config.hydra.runtime.choices.get("hydra/launcher"))
-        module, how = INSTALL.get(self.name, ("hydra", ""))
+        module = NEEDS.get(self.name, "hydra")
         if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"hydra/launcher={self.name} needs the package {module}, which is not installed: {how}.")
+            raise ConfigError(
+                f"hydra/launcher={self.name} needs the package {module}, which is not installed: {INSTALL[self.name]}."
+            )
+
+        for key, value in leaves_of(OmegaConf.to_container(config.hydra.launcher, resolve=True), "hydra.launcher"):
+            if "\n" in str(value):  # submitit quotes it, and yet it ends a line of SLURM's script
+                raise ConfigError(f"'{key}' may not hold a line break: a shell would read on there. Found {value!r}.")
 
     def __call__(self, jobs: list[Job], judge: Judge | None = None, more: More | None = None) -> None:
         """Run `jobs`, then those that `more` asks for when all of them have ended, and so on.

@@ -7,7 +7,7 @@ fails in an editable install, so this module is registered under such a name by 
 
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,25 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tlmtl.errors import ConfigError
 
 if TYPE_CHECKING:
     from tlmtl.sweep.plan import Sweep
     from tlmtl.sweep.run import Runner
 
 OWN = "hydra_plugins.tlmtl.TlmtlLauncher"
+CLUSTER = "`pip install 'tlmtl[cluster]'`"
+INSTALL = {
+    "joblib": CLUSTER,
+    "submitit_local": CLUSTER,
+    "submitit_slurm": CLUSTER,
+    "ray": "`pip install 'tlmtl[ray]'` and `pip install --no-deps hydra-ray-launcher`",
+}
+NEEDS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}  # by the plugins
+# Settings of launchers that are commands for a shell, or name code or machines that a job is handed to.
+TRUSTED = ("setup", "additional_parameters", "runtime_env", "address", "temp_folder")
 
 
 class TlmtlLauncher(Launcher):
@@ -87,6 +99,41 @@ def launcher_for(config: DictConfig, hydra_context: Any, task_function: Any) -> 
     return launcher
 
 
+def check_launcher(node: Any, typed: list[str]) -> None:
+    """Raises ConfigError for a launcher that cannot be given planned jobs, and for settings of one that a config file, which
+    may be a stranger's, may not have.
+
+    Arguments:
+        node: Hydra's own config.
+        typed: the overrides of the command line.
+    """
+    name, target = node.runtime.choices.get("hydra/launcher"), str(node.launcher.get("_target_"))
+    if target == OWN:
+        return
+    if target.startswith("hydra._internal.") or "ray_aws" in target:
+        raise ConfigError(f"hydra/launcher={name} is not supported. There are tlmtl, {', '.join(INSTALL)}.")
+    if not str(node.sweeper.get("_target_")).startswith("hydra_plugins.tlmtl"):
+        raise ConfigError(
+            f"hydra/launcher={name} needs a sweeper that plans with this program. Found hydra/sweeper="
+            f"{node.runtime.choices.get('hydra/sweeper')}; there are tlmtl and optuna."
+        )
+    for key, value in leaves_of(OmegaConf.to_container(node.launcher, resolve=False), "hydra.launcher"):
+        said = any(key.startswith(word.partition("=")[0].lstrip("+")) for word in typed if "hydra.launcher" in word)
+        if value not in (None, "", "auto", [], {}) and not said and set(key.split(".")) & set(TRUSTED):
+            raise ConfigError(
+                f"'{key}' may only be set on the command line: a config file is data, which may be a stranger's. "
+                f"Found {value!r}."
+            )
+
+
+def leaves_of(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from leaves_of(value, f"{key}.{name}")
+    else:
+        yield key, node
+
+
 class TlmtlSweeper(Sweeper):
     """Hydra's own sweeper, but that launchers are given only what was planned here."""
 
@@ -101,7 +148,19 @@ class TlmtlSweeper(Sweeper):
         self.basic.launcher = launcher_for(config, hydra_context, task_function)
 
     def sweep(self, arguments: list[str]) -> Any:
-        return self.basic.sweep(arguments)
+        from hydra.errors import HydraException
+
+        from tlmtl.errors import ConfigError
+
+        try:
+            return self.basic.sweep(arguments)
+        except HydraException as error:
+            if "INTERVAL_SWEEP" not in str(error):
+                raise
+            raise ConfigError(
+                "An interval cannot be swept, only searched: hydra/sweeper=optuna draws from it, and so does tune.space.KEY with "
+                "tune.trials. A sweep takes lists and ranges."
+            ) from error
 
 
 def _key(override: str) -> str:
@@ -130,7 +189,11 @@ class SweeperConfig:
 
 
 def register(finish: Callable[..., DictConfig]) -> None:
-    """Make Hydra know `hydra/launcher=tlmtl` and `hydra/sweeper=tlmtl`. May be called twice."""
+    """Make Hydra know `hydra/launcher=tlmtl` and `hydra/sweeper=tlmtl`. May be called twice.
+
+    They also take the place of Hydra's own, called `basic`, which is what a config has that names none: a config that named
+    ours would not leave the choice to an experiment.
+    """
     TlmtlLauncher.finish = staticmethod(finish)
     try:
         import hydra_plugins
@@ -142,5 +205,6 @@ def register(finish: Callable[..., DictConfig]) -> None:
         ("launcher", TlmtlLauncher, LauncherConfig),
         ("sweeper", TlmtlSweeper, SweeperConfig),
     ):
-        Plugins.instance().register(plugin)
-        ConfigStore.instance().store(group=f"hydra/{group}", name="tlmtl", node=config, provider="tlmtl")
+        Plugins.instance().register(plugin)  # which has Hydra find its own first
+        for name in ("tlmtl", "basic"):
+            ConfigStore.instance().store(group=f"hydra/{group}", name=name, node=config, provider="tlmtl")
