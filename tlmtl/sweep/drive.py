@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ TUNING = "tuning.csv"
 class Drive:
     """A `Runner` of searches: when a run ends, the search with the fewest trials is asked for the next one.
 
-    A runner that takes no jobs in between is given as many at a time as run at once.
+    A runner that takes no jobs in between is given as many at a time as run at once. What is drawn blindly is asked for all
+    at once, so that how much is left is known.
     """
 
     def __init__(self, searches: Mapping[str, Search], sweep: Sweep, runner: Runner, at_once: int, table: Path) -> None:
         """`searches`: by method, "" where there is one alone. `table`: where `tuning.csv` is kept up to date."""
-        self.searches, self.sweep, self.runner, self.at_once, self.table = searches, sweep, runner, at_once, table
+        self.searches, self.sweep, self.runner, self.table = searches, sweep, runner, table
+        blind = all(search.sampling.blind for search in searches.values())
+        self.at_once = sys.maxsize if blind else at_once
         self.owner: dict[str, Search] = {}
         self.stopped = False
 

@@ -25,7 +25,7 @@ from tlmtl.sweep.limits import limits_of
 from tlmtl.sweep.plan import Checked, Job, Known, Sweep, open_sweep, plan_job
 from tlmtl.sweep.run import run_sweep
 from tlmtl.sweep.samplers import Sampling, pruner_of
-from tlmtl.sweep.search import STUDY, check_space, corners, label, study_name
+from tlmtl.sweep.search import STUDY, check_space, corners, label, said, study_name
 from tlmtl.sweep.space import Space, from_config
 from tlmtl.sweep.study import Entry, Search, open_study
 
@@ -245,7 +245,3 @@ def warn_of_edges(method: Method, best: Entry, space: Space) -> None:
             "%s: the best %s (%s) is at the edge of the space (%s): a better one may lie beyond.",
             method.label, key.lstrip("+"), best.settings[key], space.describe()[key],
         )  # fmt: skip
-
-
-def said(space: Space) -> str:
-    return "; ".join(f"{key}: {text}" for key, text in space.describe().items())

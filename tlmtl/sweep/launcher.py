@@ -158,8 +158,8 @@ class TlmtlSweeper(Sweeper):
             if "INTERVAL_SWEEP" not in str(error):
                 raise
             raise ConfigError(
-                "An interval cannot be swept, only searched: hydra/sweeper=optuna draws from it, and so does tune.space.KEY with "
-                "tune.trials. A sweep takes lists and ranges."
+                "An interval cannot be swept, only searched: hydra/sweeper=optuna draws from it, and so does tune.space.KEY "
+                "with tune.trials. A sweep takes lists and ranges."
             ) from error
 
 

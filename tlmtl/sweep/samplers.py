@@ -58,6 +58,11 @@ class Sampling:
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         return _made("samplers", SAMPLERS[self.name], {**self.settings, "seed": seed}, self.where)
 
+    @property
+    def blind(self) -> bool:
+        """Whether nothing that trials say changes what is drawn next: all of them can be asked for at once."""
+        return self.name in ("random", "grid", "qmc")
+
     def describe(self) -> list[Any]:
         return [self.name, self.seed, sorted(self.settings.items())]
 

@@ -63,9 +63,8 @@ def search(launcher: TlmtlLauncher, words: Sequence[str], settings: Settings) ->
     if sampling.name == "grid":
         n_trials = min(n_trials or len(space.points()), len(space.points()))
     drawn = [space.describe(), sampling.describe(), str(settings.pruner)]
-    space_said = "; ".join(f"{key}: {said}" for key, said in space.describe().items())
-    log.info("Searching %s", space_said)
     if limits.dry_run:
+        log.info("Searching %s", said(space))
         log.info(
             "%s trial(s), one corner of the space checked after another. A dry run: nothing was run or written.",
             n_trials,
@@ -93,6 +92,7 @@ def search(launcher: TlmtlLauncher, words: Sequence[str], settings: Settings) ->
     driven.begin()
     if runner is not run_jobs and type(pruner).__name__ != "NopPruner":
         log.info("Nothing is pruned with this launcher: its runs cannot be asked while they train.")
+    log.info("Searching %s", said(space))
     failed = run_sweep(sweep, driven, about=f"{one.trials} trial(s), {before} there already.")
     driven.write()
     tell(one, fixed, sweep.folder)
@@ -107,9 +107,10 @@ def tell(one: Search, fixed: list[str], folder: Any) -> None:
     if best is None:
         log.error("No trial has finished, so there is no best one.")
         return
+    own = [word for word in fixed if word.lstrip("+").split("=")[0].split(".")[0] not in ("sweep", "progress")]
     settings = [f"{key}={value}" for key, value in best.settings.items()]
     print(f"Best by validation: trial {best.number}, score {best.score:.4f} ({label(best.settings)}). Run it again:")
-    print(f"  tlmtl train {' '.join(quoted(word) for word in [*fixed, *settings])}")
+    print(f"  tlmtl train {' '.join(quoted(word) for word in [*own, *settings])}")
     for key in one.space.at_edge(best.settings):
         log.warning(
             "The best %s (%s) is at the edge of the space (%s): a better one may lie beyond.",
@@ -159,6 +160,10 @@ def whole(value: Any, key: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"'hydra.sweeper.{key}' should be a whole number, 1 or more. Found {value}.")
     return value
+
+
+def said(space: Space) -> str:
+    return "; ".join(f"{key.lstrip('+')}: {text}" for key, text in space.describe().items())
 
 
 def label(texts: dict[str, str]) -> str:

@@ -102,7 +102,7 @@ class Search:
         if not trials or not math.isfinite(score):
             return False
         trials[0].report(score, BUCKET * round(100 / BUCKET * step / max(job.steps, 1)))
-        return trials[0].should_prune()
+        return bool(trials[0].should_prune())
 
     @property
     def best(self) -> Entry | None:
