@@ -150,8 +150,7 @@ GOOD = "run_id,config_hash,group_id,status,dataset,task,test/accuracy\nr,c,g,don
     ("content", "message"),
     [
         (b"", "found an empty file"),
-        (b"a,b\n1,2\n", "expected the columns run_id, .* are missing; found a, b. Give"),
-        (GOOD.replace("status", "state").encode(), "but status is missing"),
+        (b"a,b\n1,2\n", "expected a column with a metric, .* Found the columns a, b. Name yours"),
         (GOOD.splitlines()[0].encode(), "found only column names"),
         (GOOD.encode() + b"x,y\n", "results.csv, line 3: expected 7 cells, one for each column, found 2"),
         (GOOD.encode() + b'"x,y\n', "results.csv, line 3: expected cells with commas"),

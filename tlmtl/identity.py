@@ -96,7 +96,8 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
         "sharing": choices.get("sharing"),
         "weighting": choices.get("weighting") if weighed else None,
         "terms": "+".join(sorted(terms_of(cfg))) or None,
-        "overrides": "; ".join(overrides) or None,
+        "overrides": "; ".join(json.dumps(item, ensure_ascii=False) if ";" in item else item for item in overrides)
+        or None,
         "seed": cfg.seed,
         "labels_per_class": cfg.dataset.get("labels_per_class"),
         "label_fraction": cfg.dataset.get("label_fraction"),

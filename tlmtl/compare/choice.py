@@ -80,7 +80,7 @@ def sort(groups: pd.DataFrame, key: str, known: list[str]) -> pd.DataFrame:
     Metrics are sorted within each task, as those of two tasks can't be compared.
     """
     name = keys.resolve(key.removeprefix("-"), [one for one in known if one in groups], "--sort")
-    within = TASK if name in ("test", "val") or keys.is_metric(name) else []
+    within = TASK if name in ("test", "val", "difference") or keys.is_metric(name) else []
     return groups.sort_values(
         [*within, name], ascending=[*(True for _ in within), not key.startswith("-")], kind="stable", ignore_index=True
     )

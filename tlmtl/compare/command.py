@@ -20,12 +20,17 @@ EPILOG = """examples:
   tlmtl compare outputs/sweeps/latest --plot figure.svg --format latex --out table.tex
   tlmtl compare outputs/sweeps/latest --filter 'weighting ~ a' --sort=-delta_m
   tlmtl compare outputs/sweeps/front outputs/sweeps/front_learned --front --plot front.png
+  tlmtl compare outputs/sweeps/latest --baseline strategy=linear_probe
+  tlmtl compare outputs/sweeps/latest --fail-if 'test < 0.9'
+  tlmtl compare theirs.csv --rename acc=test/accuracy --rename run=seed --rename method=strategy
 
 Runs that differ in their seed alone are repeats: n of them, mean ± standard deviation. Settings that all rows agree
 in stand above the table. To pick among settings use --over: it picks by validation, and shows the test figure of what
 it picked. Runs of several tasks on one model have delta, the relative change of a task's test figure to the measured
 single-task run of the same seed (sharing=none, or that task alone) in percent, positive is better, and delta_m, its mean
-over the primary tasks; ↓ marks a loss that is sure. They are made before --filter, so that it hides no baseline."""
+over the primary tasks; ↓ marks a loss that is sure. They are made before --filter, so that it hides no baseline.
+--baseline is looked for in the table as it is, after --filter and --over; docs/comparing.md explains its columns.
+Exit codes: 0 done, 1 no finished run or a --fail-if that holds, 2 a wrong command."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
         help="rows that differ in these settings alone are repeats, as those of several seeds are (dataset.fold)")  # fmt: skip
     add("--baseline", action="append", default=[], type=_setting, metavar="KEY=VALUE",
         help="compare each row with this one, seed by seed, and say how sure it is; may be repeated")  # fmt: skip
+    add("--fail-if", action="append", default=[], metavar="'KEY OP VALUE'",
+        help="end with exit code 1 if this holds for a row of the table; may be repeated")  # fmt: skip
     add("--front", action="store_true",
         help="which weightings lie beyond the front of static sums of the task losses, and which do not")  # fmt: skip
     add("--plot", type=Path, metavar="FILE", help="draw a figure, too: .png, .svg or .pdf")
@@ -74,16 +81,17 @@ def main(argv: list[str]) -> int:
             + ("; give it before --over or --repeats" if over or repeats else "")
         )
     if options.front and (flags := _without_front(options)):
-        made.error(f"--front has a table of its own: expected none of --over, --repeats, --baseline, --sort, --top and "
-                   f"--columns, "
-                   f"found {', '.join(flags)}")  # fmt: skip
-    from tlmtl.compare import choice, filters, formats, load, plot, table
+        made.error(f"--front has a table of its own: expected none of --over, --repeats, --baseline, --fail-if, --sort, "
+                   f"--top and --columns, found {', '.join(flags)}")  # fmt: skip
+    from tlmtl.compare import choice, costs, filters, formats, gate, load, plot, table
 
     conditions = [filters.parse(text) for text in options.filter]
+    stops = [filters.parse(text, gate.FLAG) for text in options.fail_if]
     if options.plot:
         plot.check(options.plot)
-    rows = load.read(options.paths, dict(options.rename))
+    rows, told = load.read_noted(options.paths, dict(options.rename))
     kept, notes = filters.apply(rows, conditions)
+    notes += told
     summary = table.summarise(rows, options.metric, over, repeats, kept.index, options.baseline)
     if options.front:
         return _front(summary, notes, options)
@@ -93,7 +101,10 @@ def main(argv: list[str]) -> int:
     if options.top:
         groups, more = choice.top(groups, options.top, options.sort)
         notes += more
+    if options.columns and "pareto" not in options.columns:
+        summary = replace(summary, notes=costs.unmarked(summary.notes))
     summary = replace(summary, groups=groups, notes=[*summary.notes, *notes])
+    failed = gate.check(summary, stops)
     if options.plot and not groups.empty:
         summary.notes.extend(plot.draw(summary, options.plot))
     _emit(
@@ -102,7 +113,9 @@ def main(argv: list[str]) -> int:
         summary.notes,
         options,
     )
-    return 0 if len(groups) else 1
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed or groups.empty else 0
 
 
 def _front(summary: "Summary", notes: list[str], options: argparse.Namespace) -> int:
@@ -117,7 +130,11 @@ def _front(summary: "Summary", notes: list[str], options: argparse.Namespace) ->
 
 
 def _without_front(options: argparse.Namespace) -> list[str]:
-    return [f"--{name}" for name in ("over", "repeats", "baseline", "sort", "top", "columns") if getattr(options, name)]
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in ("over", "repeats", "baseline", "fail_if", "sort", "top", "columns")
+        if getattr(options, name)
+    ]
 
 
 def _emit(

@@ -39,5 +39,10 @@ def mark(groups: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return groups.assign(pareto=marked), [f"{MARK} pareto: no other row is as good by {figure} and as fast to train."]
 
 
+def unmarked(notes: list[str]) -> list[str]:
+    """`notes` without the one on the mark, for a table that does not show it."""
+    return [note for note in notes if not note.startswith(MARK)]
+
+
 def cells(groups: pd.DataFrame) -> list[str]:
     return [MARK if one else "" for one in np.asarray(groups["pareto"], dtype=bool)]

@@ -26,11 +26,11 @@ class Filter:
     value: str
 
 
-def parse(text: str) -> Filter:
-    """Raises ConfigError when `text` isn't `KEY OP VALUE`."""
+def parse(text: str, flag: str = "--filter") -> Filter:
+    """Raises ConfigError when `text`, given to `flag`, isn't `KEY OP VALUE`."""
     match = SYMBOL.fullmatch(text) or WORD.fullmatch(text)
     if match is None:
-        raise ConfigError(f"Expected --filter to be {FORM}; found '{text}'.")
+        raise ConfigError(f"Expected {flag} to be {FORM}; found '{text}'.")
     key, op, value = match.groups()
     return Filter(key, op, _unquoted(value))
 
@@ -42,7 +42,7 @@ def apply(rows: pd.DataFrame, filters: list[Filter]) -> tuple[pd.DataFrame, list
     notes = []
     for one in filters:
         name = keys.resolve(one.key, known, "--filter")
-        kept = rows[_passes(rows[name], one)]
+        kept = rows[passes(rows[name], one, "--filter")]
         if kept.empty:
             values = sorted(printed.settings(rows[name]).unique())
             found = ", ".join(value or "(empty)" for value in values[:10]) + ", ..." * (len(values) > 10)
@@ -55,22 +55,23 @@ def apply(rows: pd.DataFrame, filters: list[Filter]) -> tuple[pd.DataFrame, list
 
 def equals(cells: pd.Series, value: str) -> pd.Series:
     """Which cells are `value`, as numbers where both are; an empty value stands for an empty cell."""
-    return _compares(cells, "==", value)
+    return _compares(cells, "==", value, "")
 
 
-def _passes(cells: pd.Series, one: Filter) -> pd.Series:
+def passes(cells: pd.Series, one: Filter, flag: str) -> pd.Series:
+    """Which cells fulfil the condition that was given to `flag`."""
     if one.op == "~":
         return printed.settings(cells).str.contains(one.value, case=False, regex=False)
     if one.op == "in":
         listed = [_unquoted(value.strip()) for value in one.value.strip("[]()").split(",")]
-        passes = _compares(cells, "==", listed[0])
+        passes = _compares(cells, "==", listed[0], flag)
         for value in listed[1:]:
-            passes |= _compares(cells, "==", value)
+            passes |= _compares(cells, "==", value, flag)
         return passes
-    return _compares(cells, one.op, one.value)
+    return _compares(cells, one.op, one.value, flag)
 
 
-def _compares(cells: pd.Series, op: str, value: str) -> pd.Series:
+def _compares(cells: pd.Series, op: str, value: str, flag: str) -> pd.Series:
     """Numbers where both sides are numbers, else as text; an empty cell is neither more nor less than anything."""
     compare = COMPARISONS[op]
     is_number = pd.api.types.is_numeric_dtype(cells)
@@ -81,7 +82,7 @@ def _compares(cells: pd.Series, op: str, value: str) -> pd.Series:
     except ValueError:
         if is_number and not equality:
             raise ConfigError(
-                f"--filter: {cells.name} holds numbers; expected one after {op}, found '{value}'."
+                f"{flag}: {cells.name} holds numbers; expected one after {op}, found '{value}'."
             ) from None
         return by_text
     numbers = pd.to_numeric(cells, errors="coerce")

@@ -6,7 +6,7 @@ import pandas as pd
 
 from tlmtl import columns
 from tlmtl.compare import baseline as beside
-from tlmtl.compare import choice, costs, counted, delta, flags, keys, metrics, transfer
+from tlmtl.compare import choice, costs, counted, delta, flags, foreign, keys, metrics, transfer
 from tlmtl.errors import ConfigError
 
 # What one experiment is told from another by. Never the seed: rows that differ in it alone are repeats.
@@ -79,7 +79,9 @@ def summarise(
     unknown metric or key.
     """
     rows, overridden = keys.expand(keys.clean(rows))
+    rows, infinite = metrics.finite(rows)
     settings = [name for name in [*SETTINGS, *overridden] if name in rows]
+    settings += [name for name in foreign.settings(rows) if name not in settings]
     over = [_chosen(key, settings) for key in over]
     rows = rows.assign(shown=True if only is None else rows.index.isin(only))
     rows = rows.sort_values(["run_id", "task"], kind="stable", ignore_index=True)  # means equal to the bit
@@ -93,7 +95,7 @@ def summarise(
         settings = [name for name in settings if name not in again]
     else:
         rows, more = counted.apart(rows)
-    notes += more
+    notes += [*more, *infinite]
     done = rows["status"] == "done"
     notes += counted.unfinished(rows[~done])
     finished, more = metrics.choose(rows[done], metric)
@@ -126,7 +128,7 @@ def _chosen(key: str, settings: list[str]) -> str:
 
 
 def _compared(key: str, known: list[str]) -> str:
-    name = keys.resolve(key, known, "--baseline")
+    name = keys.resolve(key, [*known, "seed"], "--baseline")
     if name in ("seed", "dataset", "task", "kind"):
         raise ConfigError(
             f"--baseline takes a setting, such as strategy=linear_probe; {name} is not one. Pairs share it."

@@ -1,5 +1,7 @@
 """What a column holds, and what a user's KEY means: a column, a config key, or a key of `overrides`."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from tlmtl.errors import ConfigError, nearest
 
 # Settings that are numbers as a rule. Other settings stay text, whatever they look like.
 NUMBERS = ["seed", "labels_per_class", "label_fraction", "epochs", "batch_size", "lr", "weight_decay", "threads"]
+ITEM = re.compile(r'(?:^|; )(?:("(?:[^"\\]|\\.)*")(?=; |$)|((?:(?!; ).)*))', re.DOTALL)  # of `overrides`
 FOLDER = "@folder"  # a column of rows that `load` adds: where their table stands
 CONTRACT = [*columns.ROW, *columns.SETTINGS, *columns.PLAN, *columns.COSTS, *columns.PROVENANCE]
 
@@ -74,12 +77,23 @@ def unknown(key: str, known: list[str], where: str) -> ConfigError:
 
 def _split(overrides: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for part in overrides.split("; "):
+    for part in _parts(overrides):
         key, equals, value = part.partition("=")
         if equals:
             key = key.strip().lstrip("+")
             pairs[f"overrides.{key}" if key in CONTRACT else key] = value.strip()
     return pairs
+
+
+def _parts(overrides: str) -> list[str]:
+    """The items of a cell of `overrides`; one that holds a semicolon itself is quoted as JSON quotes it."""
+    found = []
+    for quoted, plain in ITEM.findall(overrides):
+        try:
+            found.append(json.loads(quoted) if quoted else plain)
+        except ValueError:  # not ours
+            found.append(quoted)
+    return found
 
 
 def _text(cells: pd.Series) -> pd.Series:

@@ -1,17 +1,15 @@
 """From paths to rows: finds `results.csv` files and reads them into one frame, or says what is wrong and where."""
 
-import csv
 import os
 from pathlib import Path
 
 import pandas as pd
 
 from tlmtl import columns
-from tlmtl.compare import keys
+from tlmtl.compare import foreign, keys, parse
 from tlmtl.errors import ConfigError
 
 RESULTS = "results.csv"
-REQUIRED = ["run_id", "config_hash", "group_id", "status", "dataset", "task"]
 
 
 def find(path: str | Path) -> list[Path]:
@@ -44,27 +42,38 @@ def read(paths: list[str | Path], rename: dict[str, str] | None = None) -> pd.Da
     """All rows of `paths`, one per run and task, typed and in the column order of the contract.
 
     `rename` maps names of columns in the files to ours, before anything else looks at them.
-    Raises ConfigError for a path without results and for a file that isn't a tlmtl table.
+    Raises ConfigError for a path without results and for a file that can't be read as a table of them.
     """
+    return read_noted(paths, rename)[0]
+
+
+def read_noted(paths: list[str | Path], rename: dict[str, str] | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """`read`, and notes on what was filled in for tables that are not of tlmtl."""
     files = [file for path in paths for file in find(path)]
     tables: dict[tuple[str, ...], tuple[list[list[str]], list[tuple[Path, int]]]] = {}
+    strangers: dict[Path, tuple[tuple[str, ...], list[list[str]], list[int]]] = {}
     originals: set[str] = set()
     for file in files:
-        header, body, lines = _parse(file)
+        header, body, lines = parse.read(file)
         originals.update(header)
-        rows, origin = tables.setdefault(_renamed(header, rename or {}, file), ([], []))
+        names = _renamed(header, rename or {}, file)
+        if foreign.is_foreign(names) and body:
+            strangers[file] = (names, body, lines)
+            continue
+        rows, origin = tables.setdefault(names, ([], []))
         rows += body
         origin += [(file, line) for line in lines]
     for name in rename or {}:
         if name not in originals:
             raise keys.unknown(name, sorted(originals), "--rename (a column of the files)")
     frames = [
-        keys.clean(pd.DataFrame(rows, columns=list(header)), origin).assign(
-            **{keys.FOLDER: [str(file.parent) for file, _ in origin]}
-        )
-        for header, (rows, origin) in tables.items()
-        if rows
+        _typed(pd.DataFrame(rows, columns=list(names)), origin) for names, (rows, origin) in tables.items() if rows
     ]
+    notes = []
+    for file, (names, body, lines) in strangers.items():
+        filled, more = foreign.fill(pd.DataFrame(body, columns=list(names)), file, len(strangers) > 1)
+        frames.append(_typed(filled, [(file, line) for line in lines]))
+        notes += more
     if not frames:
         raise ConfigError(f"Expected rows of results, found only column names in {', '.join(map(str, files))}.")
     joined = pd.concat(frames, ignore_index=True)
@@ -73,47 +82,25 @@ def read(paths: list[str | Path], rename: dict[str, str] | None = None) -> pd.Da
         ["run_id", "dataset", "task"]
     )
     known = [name for name in columns.ordered(list(joined.columns)) if name in joined]  # older files lack some
-    return joined[known].sort_index(ignore_index=True)
+    return joined[known].sort_index(ignore_index=True), notes
 
 
-def _parse(file: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Column names, rows and each row's line number. The csv module, since it knows lines and leaves `none` alone."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            try:
-                read = [(row, reader.line_num) for row in reader if row]
-            except csv.Error as error:
-                raise ConfigError(f"{file}, line {reader.line_num}: expected cells with commas: {error}.") from error
-    except OSError as error:
-        raise ConfigError(f"Expected a readable {RESULTS}, found {file}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"Expected a {RESULTS} of tlmtl (UTF-8 text), found other bytes in {file}.") from error
-    if not read:
-        raise ConfigError(f"Expected a table with column names in its first line, found an empty file: {file}.")
-    header = read[0][0]
-    for row, line in read[1:]:
-        if len(row) != len(header):
-            raise ConfigError(
-                f"{file}, line {line}: expected {len(header)} cells, one for each column, found {len(row)}. "
-                f"Mend or remove that line."
-            )
-    return header, [row for row, _ in read[1:]], [line for _, line in read[1:]]
+def _typed(rows: pd.DataFrame, origin: list[tuple[Path, int]]) -> pd.DataFrame:
+    return keys.clean(rows, origin).assign(**{keys.FOLDER: [str(file.parent) for file, _ in origin]})
 
 
 def _renamed(header: list[str], rename: dict[str, str], file: Path) -> tuple[str, ...]:
-    """The header in our names; raises when it isn't one of a tlmtl table."""
+    """The header in our names; raises where two columns have one name."""
     names = tuple(rename.get(name, name) for name in header)
-    missing = [name for name in REQUIRED if name not in names]
-    if missing:
-        raise ConfigError(
-            f"{file} is not a table of tlmtl: expected the columns {', '.join(REQUIRED)}, but {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing; found {', '.join(names)[:300]}. "
-            f"Give a {RESULTS} of tlmtl, or name its columns: --rename theirs=ours."
-        )
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ConfigError(f"{file}: expected each column once, found {', '.join(twice)} more than once.")
+        by = [theirs for theirs, ours in rename.items() if ours in twice and theirs in header]
+        hint = (
+            f" The file has a column of that name: rename that one too, such as --rename {twice[0]}=old." if by else ""
+        )
+        raise ConfigError(
+            f"{file}: expected each column once, found {', '.join(twice) or '(empty)'} more than once.{hint}"
+        )
     return names
 
 

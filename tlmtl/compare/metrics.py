@@ -20,6 +20,19 @@ def names(rows: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(name.split("/", 1)[1] for name in ordered))
 
 
+def finite(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """`rows` with infinite figures as missing ones, and a note on whose they were."""
+    columns = [name for name in map(str, rows) if keys.is_metric(name)]
+    wrong = rows[columns].isin([float("inf"), float("-inf")])
+    if not wrong.any(axis=None):
+        return rows, []
+    runs = list(dict.fromkeys(rows.loc[wrong.any(axis=1), "run_id"]))
+    which = ", ".join(name for name in columns if wrong[name].any())
+    more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
+    note = f"Infinite figures are left out of means and n ({which}): {', '.join(runs[:3])}{more}."
+    return rows.assign(**rows[columns].mask(wrong)), [note]
+
+
 def choose(rows: pd.DataFrame, metric: str | None = None) -> tuple[pd.DataFrame, list[str]]:
     """`rows` with the columns `metric` (a name), `test` and `val` (its values), less the rows that have neither; notes.
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tlmtl.compare import layout, plain
+from tlmtl.compare import costs, layout, plain
 from tlmtl.compare.groups import Summary, summarise
 from tlmtl.compare.layout import Column
 
@@ -34,6 +34,7 @@ def draw(summary: Summary, console: "Console | None" = None, chosen: list[str] |
     constants = layout.constants_line(summary, asked)
     if left_out:
         example = ",".join([asked[0].name, "n", "test", left_out[0]])
+        notes = costs.unmarked(notes) if "pareto" in left_out else notes
         notes.append(f"Left out in this width: {', '.join(left_out)}. To see one: --columns {example}.")
     put(console, constants, shown if len(summary.groups) else [], plain.blocks(summary), notes)
 
