@@ -16,7 +16,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from tlmtl import fill
+from tlmtl import fill, identity
 from tlmtl.columns import SHOWN
 from tlmtl.config import merge_schema
 from tlmtl.errors import ConfigError
@@ -147,7 +147,7 @@ def _warn_of_hidden(choices: dict[str, Any], folders: list[str]) -> None:
 
 def _is_setting(key: str) -> bool:
     """Whether a change of `key` belongs into the column `overrides`: it can change the result and no column shows it."""
-    if key.endswith("dataset.download"):
+    if key.endswith("dataset.download") or key in identity.IGNORED_IN:
         return False
     return key == "hardware.deterministic" or (key not in SHOWN and key.split(".")[0] not in (
         "output", "sweep", "tune", "resume", "progress", "hardware", "allow", "composed", "logger",

@@ -11,19 +11,23 @@ from tlmtl.data.labels import select_tasks
 
 # What cannot change a result.
 IGNORED = ("hydra", "sweep", "tune", "logger", "output", "resume", "progress", "allow", "composed")
+# The same, of settings within a group.
+IGNORED_IN = ("hardware.workers", "hardware.images_mb", "train.checkpoint_every", "source.train.checkpoint_every")
+# What of a task that is not chosen has a part in reading the data.
+READ = ("kind", "target")
 HARD = "tlmtl.sharing.hard.HardSharing"
 
 
 def config_hash(cfg: DictConfig) -> str:
     """The same for two configs that must give the same result: settings that cannot matter are taken out first."""
-    return _hash(_what_matters(_resolved(OmegaConf.to_container(cfg, resolve=False))))
+    return _hash(_of_the_tasks(_what_matters(_resolved(OmegaConf.to_container(cfg, resolve=False)))))
 
 
 def group_id(cfg: DictConfig) -> str:
     """The same for the repeats of one experiment: the seed is taken out before it can spread by interpolation."""
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     raw["seed"] = "any"
-    return _hash(_what_matters(_resolved(raw)))
+    return _hash(_of_the_tasks(_what_matters(_resolved(raw))))
 
 
 def baseline_id(cfg: DictConfig) -> str:
@@ -51,13 +55,8 @@ def sweep_name(cfg: DictConfig, swept: list[str], search: Any = None) -> str:
         search: what a search draws from and how; how often is no part of it.
     """
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
-    for key in (*IGNORED, *swept):
-        *path, last = key.lstrip("+~").split("@")[-1].replace("/", ".").split(".")
-        node = raw
-        for part in path:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
-        if isinstance(node, dict):
-            node.pop(last, None)
+    for key in (*IGNORED, *IGNORED_IN, *swept):
+        _drop(raw, key.lstrip("+~").split("@")[-1].replace("/", "."))
     return _hash([raw, sorted(swept), *([search] if search else [])])[:10]
 
 
@@ -83,6 +82,7 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
     choices, source = cfg.composed.choices, needs_source(cfg)
     overrides = [item for item in cfg.composed.overrides if source or not item.lstrip("~").startswith("source.")]
     tasks = chosen_tasks(cfg)
+    overrides = [item for item in overrides if not _of_another_task(item, tasks)]
     weighed = len(tasks) > 1 and not _separates(cfg)
     if not weighed or find_target(cfg.weighting, "weighting", "weighting", cfg.allow).scalar:
         overrides = [item for item in overrides if not item.startswith("weighting.level=")]
@@ -109,6 +109,12 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
+def _of_another_task(override: str, tasks: list[str]) -> bool:
+    """Whether it sets what only a task that is not chosen would use."""
+    *path, name, key = ["", "", *override.split("=")[0].lstrip("~").split(".")]
+    return path[2:] == ["dataset", "tasks"] and name not in tasks and key not in READ
+
+
 def _separates(cfg: DictConfig) -> bool:
     """Whether every task has a model of its own, so that a weighting has nothing to weigh."""
     return find_target(cfg.sharing, "sharing", "sharing", cfg.allow).separate
@@ -131,8 +137,8 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
     found: Any = OmegaConf.to_container(cfg)
     for key in IGNORED:
         found.pop(key, None)
-    for key in ("workers", "images_mb"):
-        found["hardware"].pop(key, None)
+    for key in IGNORED_IN:
+        _drop(found, key)
     if found["dataset"].get("sampling") not in (None, "temperature"):
         found["dataset"].pop("temperature", None)
     for node in (found["dataset"], found["source"].get("dataset") or {}):
@@ -159,6 +165,24 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
     elif find_target(cfg.weighting, "weighting", "weighting", cfg.allow).scalar:
         found["weighting"].pop("level", None)
     return found
+
+
+def _of_the_tasks(found: dict[str, Any]) -> dict[str, Any]:
+    """Without the settings of tasks that are not chosen: their weights, losses and metrics."""
+    for name, task in found["dataset"].get("tasks", {}).items():
+        if name not in found["tasks"]:
+            for key in [key for key in task if key not in READ]:
+                del task[key]
+    return found
+
+
+def _drop(node: Any, key: str) -> None:
+    """Take `key`, a dotted one, out of `node` where it is there."""
+    *path, last = key.split(".")
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    if isinstance(node, dict):
+        node.pop(last, None)
 
 
 def _hash(content: Any) -> str:
