@@ -241,7 +241,7 @@ def _units(cfg: DictConfig, data: dict[str, Data], joint: Joint | None) -> Units
     for key, least in (("batch_size", 1), ("accumulate", 1)):
         if train[key] < least:
             raise ConfigError(f"'train.{key}' should be {least} or more. Found {train[key]}.")
-    if train.clip is not None and train.clip <= 0:
+    if train.clip is not None and not train.clip > 0:
         raise ConfigError(f"'train.clip' should be above 0, or null for none. Found {train.clip}.")
     if train.ema is not None and not 0 < train.ema < 1:
         raise ConfigError(f"'train.ema' should be a decay between 0 and 1, or null for none. Found {train.ema}.")

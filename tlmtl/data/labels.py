@@ -35,11 +35,12 @@ def select_tasks(wanted: Any, tasks: Mapping[str, Any], default: list[str], no_l
             raise ConfigError(
                 f"'tasks' should be default, all or a list of names such as [{', '.join(known[:2])}]. Found {shown(wanted)}."
             )
+    said = " It stands at 'dataset.default_tasks'." if wanted == "default" else ""
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"Unknown task '{name}' at 'tasks'.{nearest(str(name), known)} This data set has: {', '.join(known)} "
-                "(tasks=default, tasks=all or tasks=[a,b])."
+                f"Unknown task '{name}'.{nearest(str(name), known)} This data set has: {', '.join(known)} "
+                f"(tasks=default, tasks=all or tasks=[a,b]).{said}"
             )
     if not names:
         raise ConfigError(f"'tasks' selects no task. This data set has: {', '.join(known)}.")
@@ -75,7 +76,7 @@ def check_column(examples: Examples, task: str, column: str) -> None:
         raise ConfigError(f"{examples.no_labels} {_without(task)}")
     if column not in examples.columns:
         raise ConfigError(
-            f"'dataset.tasks.{task}' reads the column '{column}', which is not there."
+            f"'dataset.tasks.{task}' reads the column '{column}' (dataset.tasks.{task}.target), which is not there."
             f"{nearest(column, list(examples.columns))} Found: {', '.join(examples.columns)}."
         )
 

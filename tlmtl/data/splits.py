@@ -119,10 +119,15 @@ def _check_apart(groups: np.ndarray, own: dict[str, np.ndarray]) -> None:
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:
     for key, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-        if not 0 <= value < 1 or val_fraction + test_fraction >= 1:
+        if not 0 <= value < 1:
             raise ConfigError(
                 f"'dataset.{key}' should be a share of the data that leaves some to train on. Found {value}."
             )
+    if val_fraction + test_fraction >= 1:
+        raise ConfigError(
+            "'dataset.val_fraction' and 'dataset.test_fraction' should be shares of the data that leave some to train on. "
+            f"Found {val_fraction} and {test_fraction}."
+        )
 
 
 def cut(
