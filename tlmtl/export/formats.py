@@ -107,6 +107,10 @@ def _rename(graph: Any, outputs: Mapping[str, str], images: str) -> None:
         node.output[:] = [wanted.get(name, name) for name in node.output]
     for value in (*graph.input, *graph.output, *graph.initializer):
         value.name = wanted.get(value.name, value.name)
+    for value in (*graph.input, *graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:  # the batch: no other size is left open
+                size.dim_param = "batch"
 
 
 def _forget(model: Any) -> None:
