@@ -81,7 +81,9 @@ def test_the_edges_of_a_space_are_told():
 # ---- what a study remembers
 
 
-def a_search(folder: Path, trials: int, sampler="random", words=(LR,), pruner="none", retry=True, seed=0, anew=False):
+def a_search(
+    folder: Path, trials: int, sampler="random", words=(LR,), pruner="none", retry=True, seed=0, anew=False, owner=None
+):
     """A search whose jobs are folders alone: `run` says what came of them."""
     _, space = spaces.parse(list(words), None)
     study = open_study(f"sqlite:///{folder / 'study.db'}", "it", pruner_of(pruner), anew)
@@ -94,7 +96,7 @@ def a_search(folder: Path, trials: int, sampler="random", words=(LR,), pruner="n
         reason = "" if status == "done" else status or "missing"
         return Job(SimpleNamespace(), f"trial {number}", key, folder / key, 1, reason, steps=100)
 
-    return Search(study, space, Sampling(sampler, seed), trials, make, retry)
+    return Search(study, space, Sampling(sampler, seed), trials, make, retry, owner)
 
 
 def record(folder: Path) -> dict:
@@ -222,6 +224,16 @@ def test_an_interrupted_run_stays_open(tmp_path):
     search.ended(job)
     assert search.count("running") == 1
     assert [job.key for job in a_search(tmp_path, 1).jobs(2)] == [job.key]
+
+
+def test_processes_that_share_a_storage_leave_each_others_trials_alone(tmp_path):
+    both = [a_search(tmp_path, 3, owner=name) for name in ("here", "there")]
+    first, second = (search.jobs(1)[0] for search in both)
+    run(both[0], first)
+    assert a_search(tmp_path, 3, owner="there").jobs(1)[0].key == second.key != first.key
+    assert len(a_search(tmp_path, 3, owner="here").entries) == 1
+    third = both[0].jobs(2)
+    assert len(third) == 1  # three in all
 
 
 def test_a_finished_trial_whose_folder_is_gone_is_run_again(tmp_path):

@@ -57,6 +57,10 @@ def search(launcher: TlmtlLauncher, words: Sequence[str], settings: Settings) ->
     known = Known()
     first, found = corners(launcher, fixed, space, known)
     limits = limits_of(first)
+    if first.tune.trials is not None:
+        raise ConfigError(
+            "tune.trials (+experiment=fair) searches for each method by itself: leave out hydra/sweeper=optuna, or tune.trials."
+        )
     sampling = Sampling(settings.sampler, first.seed)
     pruner = pruner_of(settings.pruner)
     runner = launcher.runner
@@ -85,7 +89,8 @@ def search(launcher: TlmtlLauncher, words: Sequence[str], settings: Settings) ->
         pruner,
         anew=limits.rerun == "all",
     )
-    one = Search(study, space, sampling, n_trials, make, retry=limits.rerun != "none")
+    owner = str(sweep.folder.resolve()) if settings.storage else None
+    one = Search(study, space, sampling, n_trials, make, limits.rerun != "none", owner)
     before = len(one.entries)
     threads = max(check.threads for check in found)
     driven = drive.Drive({"": one}, sweep, runner, drive.at_once(n_jobs, first, threads), sweep.folder / drive.TUNING)

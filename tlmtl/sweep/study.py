@@ -24,6 +24,7 @@ log = logging.getLogger("tlmtl")
 
 BUCKET = 5  # runs are compared at every 5 % of their length, the default of train.evaluate_every
 RETRY = "again"  # a trial's mark: the number of the failed one whose settings it repeats
+OWNER = "owner"  # a trial's mark: the sweep's folder that its run is in, where the storage is shared
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Search:
     trials: int | None  # how many there shall be; None: all points of a grid
     make: Callable[[int, dict[str, str]], Job]
     retry: bool = True  # whether what failed in an earlier command is run again
+    owner: str | None = None  # of a storage that others may write to: their trials are learned from, and left alone
     entries: dict[int, Entry] = field(default_factory=dict)
     open: dict[str, list[Trial]] = field(default_factory=dict)  # by a job's key: trials that wait for its end
     missing: list[Job] = field(default_factory=list)  # runs of finished trials whose folders are gone
@@ -61,6 +63,8 @@ class Search:
         repeated = {trial.user_attrs[RETRY] for trial in self._all() if RETRY in trial.user_attrs}
         self.failed_before = []
         for trial in self._all():
+            if self.owner and trial.user_attrs.get(OWNER) != self.owner:
+                continue
             if trial.state == TrialState.RUNNING:
                 self.study.sampler = self._sampler(trial.number)
                 self.again += self._begin(Trial(self.study, trial._trial_id))
@@ -131,7 +135,10 @@ class Search:
         elif not waiting and self.grid:
             self.study.enqueue_trial(self.grid[own])
         self.study.sampler = self._sampler(len(there))
-        return self.study.ask()
+        trial = self.study.ask()
+        if self.owner:
+            trial.set_user_attr(OWNER, self.owner)
+        return trial
 
     def _begin(self, trial: Trial) -> list[Job]:
         """The trial's job, if it is to be run."""
