@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 from faults import BAD, QUICK, SAID, WAYS, place, records, rows
+
+from tlmtl.sweep.show import Lines
 
 TLMTL = str(Path(sys.executable).parent / "tlmtl")
 LIMITS = ("sweep.time_limit=12s", "sweep.memory_limit_mb=400")
@@ -76,73 +79,89 @@ def test_what_the_system_did_is_tried_again_from_the_checkpoint_and_what_the_run
     assert said.err.count("trying again (2 of 2)") == 2 and said.err.count("by exit code 3 (after 2 tries)") == 2
 
 
-def started(cwd: Path, *more: str, until: str = "checkpoint/*", limit: float = 120) -> subprocess.Popen:
-    """A sweep of two slow runs, when the first of them has written `until`."""
-    place(cwd)
-    words = ["train", "-m", *BAD, "+term.bad.how=slow", *QUICK, "train.epochs=60", "train.checkpoint_every=50st"]
-    process = subprocess.Popen(
-        [TLMTL, *words, "seed=0,1", "hardware.workers=2", *more], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-    until_then = time.monotonic() + limit
-    while time.monotonic() < until_then and process.poll() is None:
-        logs = [path.read_text() for path in cwd.glob("outputs/sweeps/latest/*/log.txt")]
-        if len(logs) == 2 and all("steps" in log for log in logs):
-            time.sleep(1)
-            return process
-        time.sleep(0.1)
-    raise AssertionError(process.communicate())
+SLOW = (*BAD, "+term.bad.how=slow", *QUICK, "train.epochs=40", "hardware.workers=2")  # 8 seconds of sleep in a run
 
 
-def children(process: subprocess.Popen) -> list[psutil.Process]:
-    """The fork server of a sweep, and its runs."""
-    return psutil.Process(process.pid).children(recursive=True)
+class Runs:
+    """What the pool's lines hear, and what a test does then."""
 
+    def __init__(self, monkeypatch) -> None:
+        self.acts: list = []
+        self.heard: set[str] = set()
+        self.below: list[psutil.Process] = []
+        moved, said = Lines.moved, Lines.said
 
-def gone(processes: list[psutil.Process], seconds: float = 15) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+        def hear(board, item, step, total, metric):
+            moved(board, item, step, total, metric)
+            self.heard.add(item.key if step >= 2 else "")
+            if len(self.heard - {""}) == 2 and self.acts:
+                self.below = [one for one in psutil.Process().children(recursive=True) if os.getsid(one.pid) == one.pid]
+                self.acts.pop(0)()
+
+        def tell(board, text):
+            said(board, text)
+            if text.startswith("Stopping") and self.acts:
+                self.acts.pop(0)()
+
+        monkeypatch.setattr(Lines, "moved", hear)
+        monkeypatch.setattr(Lines, "said", tell)
+
+    def gone(self, seconds: float = 15) -> bool:
+        _, alive = psutil.wait_procs(self.below, timeout=seconds)
+        return len(self.below) == 2 and not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
-def test_a_signal_leaves_checkpoints_and_no_orphan(tmp_path, number, code):
-    process = started(tmp_path)
-    below = children(process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert "Stopping: writing checkpoints of 2 runs; Ctrl-C again stops now." in errors and "Traceback" not in errors
-    assert "0 of 2 runs done, 2 to be gone on with. The same command goes on where it stopped." in errors
-    assert gone(below)
+def test_a_signal_leaves_checkpoints_and_no_orphan_and_the_command_goes_on(main, tmp_path, monkeypatch, number, code):
+    place(tmp_path)
+    runs = Runs(monkeypatch)
+    runs.acts = [lambda: os.kill(os.getpid(), number)]
+    said = main("train", "-m", *SLOW, "seed=0,1,2")
+    assert said.code == code and "Traceback" not in said.err
+    assert "Stopping: writing checkpoints of 2 runs; Ctrl-C again stops now." in said.err
+    assert "0 of 3 runs done, 2 to be gone on with. The same command goes on where it stopped." in said.err
+    assert runs.gone()
     assert [record["status"] for record in records(tmp_path)] == ["interrupted"] * 2
-    assert len(list(tmp_path.glob("outputs/sweeps/latest/*/checkpoint/*"))) >= 2
+    assert {path.parent.parent.name for path in tmp_path.glob("outputs/sweeps/latest/*/checkpoint/*")} == {
+        path.parent.name for path in tmp_path.glob("outputs/sweeps/latest/*/run.json")
+    }
+    again = main("train", "-m", *SLOW, "seed=0,1,2", "sweep.dry_run=true")
+    assert again.out.count("  interrupted\n") == 2 and again.out.count("  missing\n") == 1
 
 
-def test_ctrl_c_twice_stops_now(tmp_path):
-    process = started(tmp_path, "+term.bad.seed=0")
-    below = children(process)
-    for one in below:
-        if one.pid != below[0].pid:
+def test_ctrl_c_twice_stops_now(main, tmp_path, monkeypatch):
+    place(tmp_path)
+    runs = Runs(monkeypatch)
+
+    def first():
+        for one in runs.below:
             one.suspend()  # they cannot answer
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("Stopping"):
-            break
-    process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors, errors
-    assert time.monotonic() - began < 15 and gone(below)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    runs.acts = [first, lambda: os.kill(os.getpid(), signal.SIGINT)]
+    said = main("train", "-m", *SLOW, "seed=0,1")
+    assert said.code == 130 and "Interrupted" in said.err and "Traceback" not in said.err
+    assert runs.gone(1)
 
 
-def test_without_its_fork_server_a_sweep_goes_on(tmp_path):
-    process = started(tmp_path, "seed=0,1,2", "train.epochs=20")
-    server = next(one for one in psutil.Process(process.pid).children() if "forkserver" in " ".join(one.cmdline()))
-    server.kill()
-    out, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    assert "3 row(s)" in out and {row["status"] for row in rows(tmp_path)} == {"done"}
+def test_without_its_fork_server_a_sweep_goes_on(main, tmp_path, monkeypatch):
+    from multiprocessing import forkserver
+
+    place(tmp_path)
+    runs = Runs(monkeypatch)
+    runs.acts = [lambda: os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)]
+    said = main("train", "-m", *SLOW, "seed=0,1,2", "train.epochs=20")
+    assert said.code == 0 and runs.gone(1) and not runs.acts
+    assert [row["status"] for row in rows(tmp_path)] == ["done"] * 3
+
+
+def children(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=15)
+    return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_killed_parent_leaves_a_table_of_what_it_has_and_no_orphan(tmp_path, tlmtl):
