@@ -86,7 +86,7 @@ def test_beside_our_own(theirs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("method,acc,seed\na,0.5,0\n", "a column with a metric, .* Found the columns method, acc, seed. Name .* --rename acc=test/acc\\.$"),
+        ("method,acc,seed\na,0.5,0\n", "Found the columns method, acc, seed. Name .* --rename acc=test/acc\\.$"),
         ("method,test_F1,run\na,0.5,0\n", "such as --rename test_F1=test/f1 --rename theirs=seed"),
         ("a,test/x\n1,0.5\n2,fast\n", "line 3, column test/x: expected a number or nothing, found 'fast'"),
         ("a,test/x\n1,0.5\n2\n", "line 3: expected 2 cells, one for each column, found 1"),

@@ -134,7 +134,8 @@ def _pair(
                 "no pairs."
             )
         same = same[equal]
-    none = [group for group in rest["group"].unique() if group not in set(same["group"])]
+    there = set(same["group"])
+    none = [group for group in rest["group"].unique() if group not in there]
     if none:
         notes.append(f"No seed of {names.listed(list(named[none]))} is the baseline's too: no difference there.")
     return same.assign(difference=same["figure"] - same["figure_base"]), notes

@@ -8,6 +8,7 @@ from tlmtl.compare.groups import Summary
 from tlmtl.compare.layout import Column
 
 GAP = "  "  # between columns
+BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 TITLES = {  # in two lines, so that more columns fit; the names for `--columns` are those with underscores
     "labels_per_class": "labels\nper class",
     "label_fraction": "label\nfraction",
@@ -36,15 +37,23 @@ def render(summary: Summary, chosen: list[str] | None = None) -> str:
     return constants + "\n" * bool(constants) + table + "".join(f"{note}\n" for note in notes(summary))
 
 
-def grid(shown: list[Column], ends: set[int]) -> str:
-    """Titles and cells of `shown`, with an empty line after the rows `ends`."""
+def grid(shown: list[Column], ends: set[int], styled: bool = False) -> str:
+    """Titles and cells of `shown`, with an empty line after the rows `ends`; with `styled` for a terminal, costs dim."""
     widths = [width(column) for column in shown]
     titles = [title(column).rpartition("\n") for column in shown]
     heads: list[Sequence[str]] = [[upper for upper, _, _ in titles], [lower for _, _, lower in titles]]
     lines = [*(head for head in heads if any(head)), ["─" * cells for cells in widths]]
+    top = len(lines)
     for at, row in enumerate(zip(*(column.cells for column in shown), strict=True)):
         lines += [row, [""] * len(shown)] if at in ends else [row]
-    return "".join(_line(line, shown, widths) for line in lines)
+    if not styled:
+        return "".join(_line(line, shown, widths) for line in lines)
+    # costs come last
+    usual = [column for column in shown if column.kind != "cost"]
+    start = sum(widths[: len(usual)]) + len(GAP) * len(usual)
+    texts = [_line(line, shown, widths).rstrip("\n") for line in lines]
+    heads_said = [f"{BOLD}{text}{PLAIN}\n" for text in texts[: top - 1]]
+    return "".join([*heads_said, *(_dim_after(text, start) for text in texts[top - 1 :])])
 
 
 def notes(summary: Summary) -> list[str]:
@@ -65,6 +74,10 @@ def blocks(summary: Summary) -> set[int]:
     tasks = list(summary.groups["task"])
     ends = {at for at, (task, following) in enumerate(pairwise(tasks)) if task != following}
     return ends if len(ends) < len(set(tasks)) else set()
+
+
+def _dim_after(text: str, start: int) -> str:
+    return f"{text[:start]}{DIM}{text[start:]}{PLAIN}\n" if len(text) > start else f"{text}\n"
 
 
 def _line(cells: Sequence[str], shown: list[Column], widths: list[int]) -> str:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+FIRST_WIDE = 0x1100  # letters from here on may take two columns, but for the lines and signs below
+SIGNS = "─↑↓◆"
+
 __all__ = ["Summary", "draw", "show", "summarise"]
 
 
@@ -43,7 +46,10 @@ def put(console: "Console", constants: str, shown: list[Column], ends: set[int],
     """Prints a line of constants, a table with gaps after the rows `ends`, and notes."""
     if constants:
         console.print(constants, style="dim", markup=False, highlight=False)
-    if shown:
+    if shown and _simple(shown, console):
+        text = plain.grid(shown, ends, styled=console.color_system is not None and not console.no_color)
+        console.file.write(text)  # thousands of rows take rich seconds
+    elif shown:
         console.print(_table(shown, ends))
     for note in notes:
         console.print(note, style="dim", markup=False, highlight=False)
@@ -80,6 +86,13 @@ def _joined(shown: list[Column]) -> list[Column]:
     cells = [" · ".join(cell or "-" for cell in row) for row in zip(*(c.cells for c in settings), strict=True)]
     merged = Column("", " · ".join(column.title for column in settings), cells, "setting")
     return [merged, *(column for column in shown if column.kind != "setting")] if len(settings) > 1 else shown
+
+
+def _simple(shown: list[Column], console: "Console") -> bool:
+    """Whether a table fits as it is: nothing to fold, no wide letters, no control characters of some stranger's."""
+    characters = set("".join("".join(column.cells) for column in shown)) - set(SIGNS)
+    usual = all(character >= " " and ord(character) < FIRST_WIDE for character in characters)
+    return usual and not console.legacy_windows and _width(shown) <= console.width
 
 
 def _table(shown: list[Column], blocks: set[int]) -> "Table":

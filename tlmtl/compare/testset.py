@@ -35,9 +35,12 @@ def intervals(pairs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     found: dict[Any, tuple[float, float]] = {}
     missing: dict[str, int] = {}
     examples: set[int] = set()
-    for group, part in pairs.groupby("group"):
+    by_group: dict[Any, list[dict[str, Any]]] = {}
+    for pair in pairs.to_dict(orient="records"):
+        by_group.setdefault(pair["group"], []).append(pair)
+    for group, part in by_group.items():
         differences: list[NDArray[Any]] = []
-        for _, pair in part.iterrows():
+        for pair in part:
             row, base = (_figures(pair, end, known, weights) for end in ("", "_base"))
             if isinstance(row, str) or isinstance(base, str):
                 why = row if isinstance(row, str) else str(base)
@@ -64,7 +67,7 @@ def intervals(pairs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _figures(
-    pair: pd.Series, end: str, known: dict[tuple[Any, ...], Figures | str], weights: dict[int, NDArray[np.uint8]]
+    pair: dict[str, Any], end: str, known: dict[tuple[Any, ...], Figures | str], weights: dict[int, NDArray[np.uint8]]
 ) -> Figures | str:
     """Of one run of a pair: its test examples and the metric in each resample of them, or why there is none."""
     split = predictions.split_of(pair["dataset"])
@@ -78,7 +81,7 @@ def _figures(
 
 
 def _measured(
-    folder: Path, pair: pd.Series, split: str, figure: float, weights: dict[int, NDArray[np.uint8]]
+    folder: Path, pair: dict[str, Any], split: str, figure: float, weights: dict[int, NDArray[np.uint8]]
 ) -> Figures | str:
     metric = measures.find(str(pair.get("kind")), str(pair["metric"]))
     if metric is None:
