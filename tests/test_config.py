@@ -31,6 +31,12 @@ NEEDS = {
         for how in ("average", "weighted", "vote")
     },
 }
+PLUGINS = {  # launchers that an experiment names; without the plugin Hydra does not know them
+    "experiment/joblib": "hydra_plugins.hydra_joblib_launcher",
+    "experiment/ray": "hydra_plugins.hydra_ray_launcher",
+    "experiment/slurm": "hydra_plugins.hydra_submitit_launcher",
+    "experiment/submitit_local": "hydra_plugins.hydra_submitit_launcher",
+}
 NOT_HERE = {"hardware/gpu", "hardware/mps"}
 DOWNLOADED = "tlmtl.data.public.public"  # built in test_public.py, from files of its own
 
@@ -50,6 +56,8 @@ def choice(file) -> list[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.with_suffix("").as_posix())
 def test_every_file_composes_and_builds(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if plugin := PLUGINS.get(file.with_suffix("").as_posix()):
+        pytest.importorskip(plugin)
     for number in range(12):
         path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
