@@ -60,7 +60,7 @@ def statuses(cwd: Path) -> set[str]:
     return {json.loads(path.read_text())["status"] for path in cwd.glob("outputs/sweeps/*/*/run.json")}
 
 
-def until(condition, seconds: float = 120) -> None:
+def until(condition, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to that in time"
@@ -119,7 +119,7 @@ def test_the_same_rows_as_an_array_of_slurm(tlmtl, tmp_path, pool):
 def test_a_run_that_slurm_preempts_goes_back_into_the_queue(tmp_path):
     needs("submitit_slurm")
     env = {**os.environ, **fake_slurm.install(tmp_path / "slurm")}
-    words = [word.replace("4000", "300") for word in LONG]
+    words = [word.replace("4000", "1200") for word in LONG]
     process = subprocess.Popen([str(TLMTL), *words, "+experiment=slurm"], cwd=tmp_path, env=env, stderr=subprocess.PIPE)
     until(lambda: len(list(tmp_path.glob("outputs/sweeps/*/*/checkpoint/*"))) > 1)
     preempted = int((tmp_path / "slurm/100_0.pid").read_text())
@@ -140,7 +140,7 @@ def test_ctrl_c_stops_what_joblib_runs_with_checkpoints(tmp_path):
     until(lambda: len(list(tmp_path.glob("outputs/sweeps/*/*/checkpoint"))) == 2)
     began = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors and "the same command goes on" in errors
     assert statuses(tmp_path) == {"interrupted"}
@@ -157,7 +157,7 @@ def test_a_worker_of_joblib_that_is_killed_leaves_runs_to_go_on_with(tlmtl, tmp_
     until(lambda: list(tmp_path.glob("outputs/sweeps/*/*/checkpoint/*")))
     workers = [one for one in psutil.Process(process.pid).children() if "loky" in " ".join(one.cmdline())]
     next(one for one in workers if "tracker" not in " ".join(one.cmdline())).kill()
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 1 and "Traceback" not in errors, errors
     assert errors.count("did not come to its end") == 2 and "The same command goes on with it" in errors
     said = tlmtl(words, tmp_path)  # by the pool, this time
