@@ -296,8 +296,10 @@ def test_an_interval_without_a_search_says_where_it_belongs(main):
 def test_a_search_from_its_first_trial_to_its_last(main, tmp_path):
     """Random, so that it is the same however many run at once; then it grows; then TPE prunes what cannot win."""
     command = [*SEARCH, "hydra.sweeper.sampler=random", "hydra.sweeper.pruner=none", "sweep.name=it"]
-    done = main(*command, "hydra.sweeper.n_trials=3")
+    shown = [word for word in command if word != "progress=false"]
+    done = main(*shown, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2")
     assert done.code == 0, done.all
+    assert [f"[{n}/3]" in done.err for n in (1, 2, 3)] == [True] * 3
     assert "Searching optimizer.lr: 0.0001 to 0.1, log scale" in done.err and "3 trial(s), 0 there already" in done.err
     found = tuning(tmp_path)
     assert [row["trial"] for row in found] == ["0", "1", "2"] and {row["state"] for row in found} == {"done"}

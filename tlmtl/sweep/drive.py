@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from tlmtl import files, hardware
 from tlmtl.results import RunFolder
 from tlmtl.sweep.plan import Job, Judge, More, Sweep
+from tlmtl.sweep.pool import run_jobs
 from tlmtl.sweep.run import Runner
 from tlmtl.sweep.study import Entry, Search
 
@@ -21,15 +22,15 @@ TUNING = "tuning.csv"
 class Drive:
     """A `Runner` of searches: when a run ends, the search with the fewest trials is asked for the next one.
 
-    A runner that takes no jobs in between is given as many at a time as run at once. What is drawn blindly is asked for all
-    at once, so that how much is left is known.
+    A runner other than the pool is given as many at a time as run at once, and all of what is drawn blindly: its queue may
+    be a long one.
     """
 
     def __init__(self, searches: Mapping[str, Search], sweep: Sweep, runner: Runner, at_once: int, table: Path) -> None:
         """`searches`: by method, "" where there is one alone. `table`: where `tuning.csv` is kept up to date."""
         self.searches, self.sweep, self.runner, self.table = searches, sweep, runner, table
         blind = all(search.sampling.blind for search in searches.values())
-        self.at_once = sys.maxsize if blind else at_once
+        self.at_once = sys.maxsize if blind and runner is not run_jobs else at_once
         self.owner: dict[str, Search] = {}
         self.stopped = False
 
@@ -65,6 +66,8 @@ class Drive:
             for job in jobs:
                 self.owner[job.key] = search
             found += jobs
+        if found:
+            found[-1].to_come = sum(search.left for search in self.searches.values())
         unique: dict[str, Job] = {}
         for search in self.searches.values():
             for entry in search.entries.values():

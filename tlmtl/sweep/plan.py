@@ -37,6 +37,7 @@ class Job:
     note: str = ""
     steps: int = 0  # of the whole run
     group: str = ""  # the same for its repeats
+    to_come: int = 0  # jobs that a search will make after this one
 
     @property
     def run_id(self) -> str:
@@ -47,6 +48,11 @@ class Job:
 Judge = Callable[[Job, int, float], bool]
 # Given a job that ended; returns jobs to run after it. A search's next trial depends on those that ended.
 More = Callable[[Job], list[Job]]
+
+
+def expected(jobs: Sequence[Job]) -> int:
+    """How many jobs there will be in the end."""
+    return len(jobs) + (jobs[-1].to_come if jobs else 0)
 
 
 @dataclass(frozen=True)

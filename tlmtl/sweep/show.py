@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from tlmtl.sweep.plan import Job
+from tlmtl.sweep.plan import Job, expected
 from tlmtl.sweep.timeleft import TimeLeft, clock
 
 HEARTBEAT = 60.0  # seconds without a line after which one says that the sweep is alive
@@ -45,7 +45,8 @@ class Lines:
         reached = f"val {self.metrics[item.key]}" if self.metrics.get(item.key) else ""
         more = ", ".join(text for text in (reached if item.state == "done" else "", item.note) if text)
         self._print(
-            f"[{self.count}/{len(self.jobs)}] {item.label}: {item.state} after {seconds:.1f} s" + (more and f", {more}")
+            f"[{self.count}/{expected(self.jobs)}] {item.label}: {item.state} after {seconds:.1f} s"
+            + (more and f", {more}")
         )
 
     def said(self, text: str) -> None:
@@ -130,12 +131,12 @@ def counted(jobs: list[Job], left: TimeLeft) -> str:
     """`3 of 50 runs ended, 1 failed, 2 running, about 5:20 left`."""
     states = [item.state for item in jobs]
     ended = sum(state in ("done", "failed", "pruned") for state in states)
-    parts = [f"{ended} of {len(jobs)} runs ended"]
+    parts = [f"{ended} of {expected(jobs)} runs ended"]
     parts += [
         f"{states.count(state)} {state}" for state in ("failed", "pruned", "interrupted", "running") if state in states
     ]
     seconds = left.left(jobs)
-    if seconds is not None and ended < len(jobs):
+    if seconds is not None and ended < expected(jobs):
         parts.append(f"about {clock(seconds)} left")
     return ", ".join(parts)
 

@@ -92,6 +92,12 @@ class Search:
                 break
         return found
 
+    @property
+    def left(self) -> int:
+        """How many jobs `jobs` may still give."""
+        own = sum(RETRY not in trial.user_attrs for trial in self._all())
+        return max(0, (self.trials or 0) - own) + len(self.missing) + len(self.again) + len(self.failed_before)
+
     def ended(self, job: Job) -> None:
         """Tell the study how a job ended. One that was only interrupted stays open, for the next command."""
         if job.state not in ("done", "pruned", "failed"):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from tlmtl.sweep.plan import Job
+from tlmtl.sweep.plan import Job, expected
 
 ENOUGH = 0.05  # the share of its steps after which a run's own pace says more than other runs do
 
@@ -48,6 +48,7 @@ class TimeLeft:
             ran, rest = projected[item.key] or (0.0, None)
             rests.append(rest if rest is not None else max(0.0, self._usual(item, usual) - ran))
         waiting = sum(self._usual(item, usual) for item in jobs if item.state == "waiting")
+        waiting += usual * (expected(jobs) - len(jobs))
         return max([(sum(rests) + waiting) / self.workers, *rests])
 
     def _usual(self, item: Job, otherwise: float) -> float:
