@@ -32,6 +32,8 @@ Examples:
   tlmtl train strategy=finetune_all dataset.labels_per_class=1 optimizer.lr=3e-4
   tlmtl train model=resnet18 source=imagenet dataset=folder dataset.root=my_images
   tlmtl train -m strategy=from_scratch,linear_probe,finetune_all seed=0,1,2
+  tlmtl train -m +experiment=fair strategy=linear_probe,finetune_all tune.trials=20  # each tries 20 settings; the best, 5 seeds
+  tlmtl train -m hydra/sweeper=optuna 'optimizer.lr=tag(log,interval(1e-4,1e-1))'   # a search (pip install 'tlmtl[tune]')
   tlmtl train resume=outputs/runs/latest                         # go on with an interrupted run
 
 Flags, in any position:
