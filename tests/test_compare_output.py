@@ -265,9 +265,12 @@ def test_show_prints_rows_of_a_sweep(capsys):
 def test_ten_thousand_runs_in_three_seconds(tmp_path):
     rows = [row(f"s{n % 50}", n // 50, test=n / 10_000, lr=n % 7) for n in range(10_000)]
     path = write(tmp_path, rows)
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone, whatever else the machine does
     text = formats.render(table.summarise(load.read([path]), over=["lr"]), "table")
-    assert time.perf_counter() - start < 3 and "s49" in text
+    assert time.process_time() - start < 3 and "s49" in text
+    summary = table.summarise(load.read([path]), baseline=[("strategy", "s0")])
+    assert summary.groups["pairs"].notna().sum() == 49
+    assert time.process_time() - start < 6
 
 
 def test_neither_torch_nor_hydra_is_imported(sweep):

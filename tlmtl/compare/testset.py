@@ -18,6 +18,7 @@ AT_ONCE = 4_000_000  # weights that are numbers of four bytes at one time
 AGREES = 1e-4  # relative: rows hold what was computed in 32 bits
 LIMITS = ["boot_low", "boot_high"]
 
+Pair = dict[Any, Any]  # a row of `pairs`
 Figures = tuple[NDArray[Any], NDArray[Any]]  # names of the examples, and the metric in each resample
 
 
@@ -35,7 +36,7 @@ def intervals(pairs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     found: dict[Any, tuple[float, float]] = {}
     missing: dict[str, int] = {}
     examples: set[int] = set()
-    by_group: dict[Any, list[dict[str, Any]]] = {}
+    by_group: dict[Any, list[Pair]] = {}
     for pair in pairs.to_dict(orient="records"):
         by_group.setdefault(pair["group"], []).append(pair)
     for group, part in by_group.items():
@@ -67,7 +68,7 @@ def intervals(pairs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _figures(
-    pair: dict[str, Any], end: str, known: dict[tuple[Any, ...], Figures | str], weights: dict[int, NDArray[np.uint8]]
+    pair: Pair, end: str, known: dict[tuple[Any, ...], Figures | str], weights: dict[int, NDArray[np.uint8]]
 ) -> Figures | str:
     """Of one run of a pair: its test examples and the metric in each resample of them, or why there is none."""
     split = predictions.split_of(pair["dataset"])
@@ -81,7 +82,7 @@ def _figures(
 
 
 def _measured(
-    folder: Path, pair: dict[str, Any], split: str, figure: float, weights: dict[int, NDArray[np.uint8]]
+    folder: Path, pair: Pair, split: str, figure: float, weights: dict[int, NDArray[np.uint8]]
 ) -> Figures | str:
     metric = measures.find(str(pair.get("kind")), str(pair["metric"]))
     if metric is None:
