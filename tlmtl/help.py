@@ -116,12 +116,15 @@ formats other than pt2 and safetensors need pip install 'tlmtl[export]'.
     "compare": """\
 tlmtl compare PATH... [FLAGS]: results of runs and sweeps in one table, repeats (seeds) as mean ± standard deviation
 
-A PATH is a results.csv or a folder with some.
+A PATH is a results.csv, a folder with some, or any other CSV with a metric and a seed.
 
 Examples:
   tlmtl compare outputs/sweeps/latest
   tlmtl compare outputs --filter 'dataset == digits' --sort -test --top 10
   tlmtl compare outputs/sweeps/latest --over optimizer.lr         # the rate chosen by validation, its test figure shown
+  tlmtl compare outputs/sweeps/latest --baseline strategy=linear_probe      # who is better, and how sure that is
+  tlmtl compare outputs/sweeps/latest --fail-if 'test < 0.9'      # exit code 1 then
+  tlmtl compare theirs.csv --rename acc=test/accuracy --rename run=seed --rename method=strategy
   tlmtl compare outputs/sweeps/latest --plot curve.png
   tlmtl compare outputs/sweeps/latest --format latex --out table.tex
   tlmtl compare outputs/sweeps/front outputs/sweeps/front_learned --front --plot front.png
@@ -135,6 +138,9 @@ Flags:
   --rename THEIRS=OURS   read a column under another name
   --repeats KEY...       settings that are repeats, as seeds always are, such as dataset.fold
   --over KEY...          show, for each setting, the value of KEY that validation chooses
+  --baseline KEY=VALUE   the difference of each row to this one, seed by seed: 95 % interval, exact p, Holm's correction, and
+                         a bootstrap over test examples; may be given again to say which row
+  --fail-if 'KEY OP VALUE'  exit code 1 when this holds for a row, such as 'difference < -0.01'; may be given again
   --front                which weightings of task losses lie beyond the front of static sums
   --plot FILE            a picture: metric against labels per class where they vary, else bars; with --front the front
   --format FORMAT        table, csv, md, json or latex
