@@ -252,8 +252,8 @@ def test_images_that_are_gone_or_changed_are_told(main, several, tmp_path):
 
 def test_a_report_of_many_runs_is_quick_and_small(tmp_path):
     """The small version of `benchmarks/bench_report.py`: 100 runs."""
-    seconds, size = bench().measure(20, 5)
-    assert seconds < 60 and size < 0.6
+    _, worked, size = bench().measure(20, 5)
+    assert worked < 15 and size < 0.6  # of a processor: others may be at work beside
 
 
 def test_rows_of_other_folders_do_not_lend_their_files(main, several, tmp_path):
