@@ -1,8 +1,10 @@
 """Hydra's errors in this program's words, and the keys there are."""
 
 import json
+import traceback
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -41,7 +43,7 @@ def explain(error: Exception, said: Sequence[str] = ()) -> Exception:
     if isinstance(error, RecursionError):
         return _placed(ConfigError("The config is nested too deeply, or refers to itself."), said)
     if not isinstance(error, HydraException):
-        return error
+        return _unreadable(error, said) or error
     text = str(error)
     cause: BaseException | None = error
     while cause is not None:
@@ -57,6 +59,23 @@ def explain(error: Exception, said: Sequence[str] = ()) -> Exception:
                 text += ". A list is expected: dataset.parts=[{NAME: {from: DATASET, KEY: VALUE}}, ...]."
         cause = cause.__cause__
     return _placed(ConfigError(text or type(error).__name__), said)
+
+
+def _unreadable(error: Exception, said: Sequence[str]) -> ConfigError | None:
+    """What Hydra stumbled over while it read and merged files, such as one that holds a number; None for an error of this
+    program's own."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    ours = [Path(frame.f_code.co_filename) for frame, _ in frames]
+    last = next((path.name for path in reversed(ours) if path.parent == Path(__file__).parent), "")
+    if last not in ("commands.py", "guard.py", "composition.py", "explain.py"):
+        return None
+    files = [frame.f_locals.get("config_path") for frame, _ in frames if frame.f_code.co_name == "load_config"]
+    where = f"The config '{files[-1]}'" if files and files[-1] else "The config"
+    what = (str(error).splitlines() or [""])[0]
+    return _placed(
+        ConfigError(f"{where} cannot be read: it should hold lines of KEY: VALUE ({type(error).__name__}: {what})."),
+        said,
+    )
 
 
 def _placed(error: ConfigError, said: Sequence[str]) -> ConfigError:
