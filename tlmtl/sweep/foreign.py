@@ -81,7 +81,7 @@ class Foreign:
                     failure = error
                     log.debug("the launcher's error", exc_info=error)
             stop.unlink(missing_ok=True)
-            stopped = asked.error(f"with {len(watch.unfinished())} run(s) to do; the same command goes on with them")
+            stopped = asked.error(f"with {len(watch.unfinished())} run(s) to do")
             if stopped is not None:
                 raise stopped
         if failure is not None and not watch.began:
