@@ -45,15 +45,33 @@ def plain(html: str) -> str:
 def test_a_table_alone_makes_a_page_that_says_what_is_missing(main, tmp_path):
     rows = [row(seed=s, test=0.9 + s / 100) for s in range(3)] + [row("staged", s, 0.7, 0.6) for s in range(3)]
     said = main("report", table(tmp_path / "moved", rows), "--title", "Mine & <yours>")
-    assert said.code == 0 and "Written to report.html (0." in said.err
+    assert said.code == 0 and re.search(r"Written to report.html \(\d\d kB\)", said.err)
     html = (tmp_path / "report.html").read_text()
     words = plain(html)
     assert "<title>Mine &amp; &lt;yours&gt;</title>" in html
     assert words.count("The folders of the runs are not beside the table") == 2
     assert "no history.csv to read" in words and "no predictions.parquet to read" in words
     assert "2 set-ups (linear_probe and staged) on the data set digits" in words
-    assert "linear_probe is best by validation accuracy (0.8000 ± 0.0000); on test, by which nothing was chosen, it "
+    assert (
+        "linear_probe is best by validation accuracy (0.8000 ± 0.0000); on test, by which nothing was chosen" in words
+    )
     assert "It is 0.2100 better on test than the next by validation, staged" in words
+
+
+def test_a_table_of_another_program(main, tmp_path):
+    (tmp_path / "theirs.csv").write_text(
+        "method;acc;run\nours <b>;0.9;0\nours <b>;0.92;1\ntheirs;0.8;0\ntheirs;0.85;1\n"
+    )
+    renamed = [word for pair in ("acc=test/accuracy", "run=seed", "method=strategy") for word in ("--rename", pair)]
+    said = main("report", "theirs.csv", *renamed)
+    assert said.code == 0, said.err
+    words = plain((tmp_path / "report.html").read_text())
+    assert "This page compares 2 set-ups (ours &lt;b&gt; and theirs). Each was trained 2 times" in words
+    assert (
+        "Nothing was measured on validation, so none is called the best" in words
+        and "unnamed" not in words.split("Table")[1]
+    )
+    refused(main("report", "theirs.csv"), "seed", "--rename")
 
 
 def test_one_run_has_no_interval_and_no_rival(main, tmp_path):

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         files.write_text(options.out, text)
         if options.figures:
             count = _figures(sections, files.make_folder(options.figures, "--figures"))
-    print(f"Written to {options.out} ({len(text.encode()) / 1e6:.1f} MB); any browser shows it.", file=sys.stderr)
+    print(f"Written to {options.out} ({_size(len(text.encode()))}); any browser shows it.", file=sys.stderr)
     if options.figures:
         print(f"{count} figures written to {options.figures}, each as PNG and SVG.", file=sys.stderr)
     return 0
@@ -107,6 +107,10 @@ def _title(panels: "list[Panel]") -> str:
 
     data = list(dict.fromkeys(panel.dataset for panel in panels if panel.dataset and not panel.further))
     return f"Results on {story.listed(data[:3])}" if data else "Results"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.0f} kB"
 
 
 def _figures(sections: "list[Section]", folder: Path) -> int:

@@ -50,7 +50,11 @@ def verdicts(panels: list[Panel]) -> list[tuple[str, str]]:
             continue
         for where, groups in _by_labels(panel.groups):
             named = groups[groups["score"].notna()]
-            if len(named):
+            if not len(named) and len(groups) > 1:
+                found.append(
+                    (panel.title, "Nothing was measured on validation, so none is called the best: test is no judge.")
+                )
+            elif len(named):
                 title = " · ".join(filter(None, [panel.title, where]))
                 found.append((title, _verdict(panel, named)))
     return found

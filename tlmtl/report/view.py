@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tlmtl.compare import choice, metrics, names
+from tlmtl.compare import choice, foreign, metrics, names
 from tlmtl.compare.groups import Summary
 
 LABELS = "labels_per_class"
@@ -48,8 +48,9 @@ class Panel:
 
     def left_out(self, number: int = DRAWN) -> str:
         """What to say where not all groups are drawn."""
-        total = len(self.groups)
-        return f"The {number} best by validation of {total:,} are drawn." if total > number else ""
+        total, measured = len(self.groups), self.groups["score"].notna().any()
+        first = f"The {number} best by validation" if measured else f"The first {number}"
+        return f"{first} of {total:,} are drawn." if total > number else ""
 
 
 def panels(summary: Summary) -> list[Panel]:
@@ -98,7 +99,7 @@ def _same(cells: pd.Series, value: object) -> pd.Series:
 
 
 def _word(value: object) -> str:
-    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]
+    return "" if pd.isna(value) or value == foreign.UNNAMED else str(value)  # type: ignore[call-overload]
 
 
 def _file_name(text: str) -> str:
