@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
@@ -194,7 +194,6 @@ def law(place: Path, capfd, case: tuple[list[str], str, str]) -> None:
         group = words[-1].split("=")[0]
         (file := place / "mine" / group / "mine.yaml").parent.mkdir(parents=True, exist_ok=True)
         file.write_text(preset)
-    note(f"tlmtl train {words} {preset!r}")
     leaves_of_choices.cache_clear()
     capfd.readouterr()
     code = cli.main(["train", *words, "progress=false"])  # what would be a traceback comes through here
