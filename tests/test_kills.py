@@ -68,6 +68,8 @@ def one_run(cfg, root: Path, at: int = 0, moment: str = "", say=None, seed: int 
 
     files.write = dying
     api.choose = lambda wanted, label: Tells()
+    root.mkdir(parents=True, exist_ok=True)
+    os.chdir(root)  # no repository: its commit, which rows name, could change while this lasts
     cfg.output.root = str(root)
     api.run(cfg)
     if say is not None:

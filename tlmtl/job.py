@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -79,10 +80,10 @@ def _execute(
         started=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         process={"pid": os.getpid(), "host": platform.node()},
         config_hash=identity.config_hash(cfg),
-        group_id=identity.group_id(cfg),
-        baseline_id=identity.baseline_id(cfg),
+        **_groups(cfg, folder.record),
     )
-    folder.write_config(cfg)
+    if not cfg.resume:
+        folder.write_config(cfg)
     parts = assemble(cfg)
     machine = hardware.machine(cfg.hardware, parts.encoder.threads)
     log.info("%s", _opening(parts, machine))
@@ -113,6 +114,14 @@ def _execute(
         )
     made.model.load_state_dict(state.best_model)
     return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory)
+
+
+def _groups(cfg: DictConfig, record: Mapping[str, Any]) -> dict[str, str]:
+    """Which runs are its repeats, and which it can be compared with. A folder's own config no longer says what followed from
+    the seed, so a run that `resume` names stays where it was put."""
+    known = record if cfg.resume else {}
+    ways = {"group_id": identity.group_id, "baseline_id": identity.baseline_id}
+    return {name: known.get(name) or way(cfg) for name, way in ways.items()}
 
 
 def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException, interrupted: bool = False) -> None:

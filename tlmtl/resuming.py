@@ -69,7 +69,7 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path]:
         again = "goes on from its last checkpoint" if left else "starts from the beginning"
         log.info("This run %s (%s). It %s.", record["status"], record.get("error") or "nobody knows why", again)
     keep = own.output.keep_checkpoint or cfg.output.keep_checkpoint
-    own.output, own.progress = cfg.output, cfg.progress
+    own.output, own.progress, own.resume = cfg.output, cfg.progress, cfg.resume
     own.output.keep_checkpoint = keep
     return own, path
 
