@@ -41,7 +41,7 @@ def explain(error: Exception, said: Sequence[str] = ()) -> Exception:
     if isinstance(error, YAMLError | UnicodeDecodeError):
         return ConfigError(f"A config file cannot be read: {error}.")
     if isinstance(error, RecursionError):
-        return _placed(ConfigError("The config is nested too deeply, or refers to itself."), said)
+        return _unreadable(error, said) or ConfigError("The config is nested too deeply, or refers to itself.")
     if not isinstance(error, HydraException):
         return _unreadable(error, said) or error
     text = str(error)

@@ -57,6 +57,7 @@ class WeightsAndBiases(Tracker):
         name = re.sub(r"[^\w-]", "-", run.name)[-64:]
         for old in (run.folder / "wandb").glob(f"offline-run-*-{name}"):
             shutil.rmtree(old, ignore_errors=True)  # the whole history is told again
+        self.wandb: Any = wandb
         self.run = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -68,6 +69,7 @@ class WeightsAndBiases(Tracker):
             group=run.group,
             tags=[run.strategy[:64], *self.tags],
             config=run.config,
+            reinit="create_new",  # beside one of the caller's own in a notebook
             settings=wandb.Settings(
                 silent=True,
                 quiet=True,
@@ -90,6 +92,8 @@ class WeightsAndBiases(Tracker):
     def close(self, done: bool, step: int, results: Mapping[str, float]) -> None:
         self.run.summary.update(dict(results))
         self.run.finish(exit_code=0 if done else 1)
+        if self.wandb.run is None:  # no other run of this process is on W&B
+            self.wandb.teardown()  # the file is whole after that alone; a child of a sweep may end without its exit handlers
 
 
 def _has_key() -> bool:
