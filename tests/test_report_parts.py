@@ -239,7 +239,7 @@ def test_a_real_run_of_several_tasks(main, several, tmp_path):
     html = (tmp_path / "report.html").read_text()
     words = plain(html)
     for heading in ("left from_scratch, seed 0", "sum from_scratch, seed 0", "reconstruction from_scratch, seed 0"):
-        assert heading.split()[0] in words and "seed 0" in words
+        assert heading in words
     assert html.count('src="data:image/png;base64') == 4 * mistakes.WORST
     assert words.count("error 0.") >= mistakes.WORST or words.count("(root mean square)") == mistakes.WORST
     names = {path.name for path in (tmp_path / "pictures").iterdir()}

@@ -59,8 +59,9 @@ def panels(summary: Summary) -> list[Panel]:
     if groups.empty:
         return []
     varying = [name for name in summary.varying() if name not in (*choice.TASK, "kind")]
+    varying = varying or ["strategy"] * ("strategy" in groups)  # else nothing would have a name
     lines = [name for name in varying if name != LABELS]
-    groups = groups.assign(label=names.labels(groups, varying), series_label=names.labels(groups, lines))
+    groups = groups.assign(label=names.labels(groups, varying), series_label=names.labels(groups, lines or varying))
     number = {label: at for at, label in enumerate(dict.fromkeys(groups["series_label"]))}
     score = validation(groups) * groups["metric"].map(metrics.sign)
     groups = groups.assign(series=groups["series_label"].map(number), score=score, best=False)
@@ -69,7 +70,7 @@ def panels(summary: Summary) -> list[Panel]:
     found = []
     for (dataset, task), part in groups.groupby(choice.TASK, dropna=False, sort=False):
         part = part.sort_values("score", ascending=False, kind="stable", na_position="last")
-        part["best"] = part["score"].notna() & ~part.duplicated(LABELS if by_labels else choice.TASK)
+        part["best"] = (len(part) > 1) & part["score"].notna() & ~part.duplicated(LABELS if by_labels else choice.TASK)
         rows = summary.rows[_same(summary.rows["dataset"], dataset) & _same(summary.rows["task"], task)]
         dataset, task = _word(dataset), _word(task)
         found.append(
