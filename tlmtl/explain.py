@@ -58,7 +58,11 @@ def explain(error: Exception, said: Sequence[str] = ()) -> Exception:
             if ".parts=" in text:
                 text += ". A list is expected: dataset.parts=[{NAME: {from: DATASET, KEY: VALUE}}, ...]."
         cause = cause.__cause__
-    return _placed(ConfigError(text or type(error).__name__), said)
+    if not text:  # Hydra wraps some errors of OmegaConf's without a word
+        why = (str(error.__cause__ or error.__context__ or "").splitlines() or [""])[0]
+        shown = [word for word in said if not word.startswith("hydra.")]
+        return ConfigError(f"The config of {' '.join(shown)} cannot be composed: {why or type(error).__name__}.")
+    return _placed(ConfigError(text), said)
 
 
 def _unreadable(error: Exception, said: Sequence[str]) -> ConfigError | None:
