@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from optuna.pruners import NopPruner
 
 from tlmtl import files, hardware
 from tlmtl.results import RunFolder
@@ -31,6 +32,7 @@ class Drive:
         self.searches, self.sweep, self.runner, self.table = searches, sweep, runner, table
         blind = all(search.sampling.blind for search in searches.values())
         self.at_once = sys.maxsize if blind and runner is not run_jobs else at_once
+        self.prunes = any(not isinstance(search.study.pruner, NopPruner) for search in searches.values())
         self.owner: dict[str, Search] = {}
         self.stopped = False
 
@@ -41,7 +43,7 @@ class Drive:
     def __call__(self, jobs: list[Job], judge: Judge | None = None, more: More | None = None) -> None:
         batch = self.waiting
         while batch:
-            self.runner(list(batch), self._judge, self._more)
+            self.runner(list(batch), self._judge if self.prunes else None, self._more)
             for job in batch:
                 self.owner[job.key].ended(job)  # again for those that `_more` was told of, which changes nothing
             self.stopped = self.stopped or any(job.state == "interrupted" for job in batch)

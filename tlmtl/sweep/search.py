@@ -14,7 +14,6 @@ from tlmtl.sweep import drive
 from tlmtl.sweep.launcher import TlmtlLauncher
 from tlmtl.sweep.limits import limits_of
 from tlmtl.sweep.plan import Checked, Job, Known, check_job, open_sweep, plan_job
-from tlmtl.sweep.pool import run_jobs
 from tlmtl.sweep.run import run_sweep
 from tlmtl.sweep.samplers import Sampling, pruner_of
 from tlmtl.sweep.space import Space, parse
@@ -95,8 +94,6 @@ def search(launcher: TlmtlLauncher, words: Sequence[str], settings: Settings) ->
     threads = max(check.threads for check in found)
     driven = drive.Drive({"": one}, sweep, runner, drive.at_once(n_jobs, first, threads), sweep.folder / drive.TUNING)
     driven.begin()
-    if runner is not run_jobs and type(pruner).__name__ != "NopPruner":
-        log.info("Nothing is pruned with this launcher: its runs cannot be asked while they train.")
     log.info("Searching %s", said(space))
     failed = run_sweep(sweep, driven, about=f"{one.trials} trial(s), {before} there already.")
     driven.write()
