@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,26 +15,6 @@ from tlmtl.columns import MEASURED
 TLMTL = [str(Path(sys.executable).parent / "tlmtl")]
 QUICK = ["train.epochs=3", "source.train.epochs=1", "train.evaluate_every=50%"]
 SWEEP = ["train", "-m", "strategy=from_scratch,linear_probe,finetune_all", "seed=0,1", *QUICK]
-BAD = """
-import os, signal
-from tlmtl.terms.base import Term
-
-class Bad(Term):
-    def __init__(self, how: str = "no"):
-        super().__init__()
-        self.how = how
-
-    def forward(self, step):
-        if self.how == "raise":
-            raise ValueError("on purpose")
-        if self.how == "exit":
-            os._exit(3)
-        if self.how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.how == "notfinite":
-            return step.outputs["target"].features.sum() * float("nan")
-        return step.outputs["target"].features.sum() * 0
-"""
 
 
 def tlmtl(words, cwd, timeout=300):
@@ -109,7 +88,7 @@ def test_a_command_that_grew_runs_what_is_new_and_stale_runs_again(whole):
 
 
 def test_killed_with_9_and_started_again_it_is_complete(whole, tmp_path):
-    slow = [word.replace("train.epochs=3", "train.epochs=40") for word in SWEEP]
+    slow = ["train", "-m", "strategy=from_scratch,linear_probe", "seed=0,1", *QUICK, "train.epochs=20"]
     cwd = tmp_path / f"tlmtl-mark-{os.getpid()}"
     cwd.mkdir()
     for ended in (1, 3):
@@ -133,32 +112,7 @@ def test_killed_with_9_and_started_again_it_is_complete(whole, tmp_path):
     assert tlmtl(slow, other).returncode == 0
     for mine, theirs in zip(decided(cwd), decided(other), strict=True):
         assert {k: (v, theirs[k]) for k, v in mine.items() if v != theirs[k]} == {}
-    assert len(decided(cwd)) == 6
-
-
-def test_a_job_that_fails_costs_only_itself(tmp_path):
-    (tmp_path / "bad_terms.py").write_text(BAD)
-    command = ["train", "-m", "allow=[bad_terms]", "strategy=linear_probe", "+term.bad._target_=bad_terms.Bad"]
-    command += ["+term.bad.how=no,raise,exit,kill,notfinite", *QUICK]
-    done = tlmtl(command, tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    by_how = {row["overrides"].split("how=")[1].split(";")[0]: row for row in rows(tmp_path)}
-    assert {how: row["status"] for how, row in by_how.items()} == {
-        "no": "done", "raise": "failed", "exit": "failed", "kill": "failed", "notfinite": "failed",
-    }  # fmt: skip
-    assert by_how["raise"]["error"] == "ValueError: on purpose"
-    assert by_how["exit"]["error"] == "the process ended by exit code 3"
-    assert by_how["kill"]["error"] == "the process ended by SIGKILL"
-    assert "The term 'bad' became nan at step 1 of 6" in by_how["notfinite"]["error"]
-    assert by_how["kill"]["test/accuracy"] == "" and by_how["no"]["test/accuracy"] != ""
-    again = tlmtl(command, tmp_path)
-    assert "4 to do, 1 there already" in again.stderr and again.returncode == 1
-
-
-def test_jobs_that_become_equal_are_run_once(tmp_path):
-    done = tlmtl(["train", "-m", "strategy=from_scratch", "source.train.epochs=1,2", "train.epochs=1"], tmp_path)
-    assert done.returncode == 0 and "1 job(s) equal another one and are run once" in done.stderr
-    assert len(rows(tmp_path)) == 1
+    assert len(decided(cwd)) == 4
 
 
 def test_two_processes_that_need_one_source_train_it_once(tmp_path):
@@ -174,22 +128,6 @@ def test_two_processes_that_need_one_source_train_it_once(tmp_path):
         next((cwd / "outputs/runs/latest").glob("results.csv")).read_text().splitlines()[1] for cwd in (first, second)
     ]
     assert len(found) == 2
-
-
-def test_a_sweep_forwards_ctrl_c_once(tmp_path):
-    slow = [word.replace("train.epochs=3", "train.epochs=4000") for word in SWEEP]
-    process = subprocess.Popen(
-        [*TLMTL, *slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    until = time.monotonic() + 90
-    while time.monotonic() < until and not list(tmp_path.glob("outputs/sweeps/*/*/checkpoint/*.pt")):
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors and "goes on where it stopped" in errors
-    statuses = {json.loads(path.read_text())["status"] for path in tmp_path.glob("outputs/sweeps/*/*/run.json")}
-    assert statuses == {"interrupted"}
 
 
 def test_two_identical_sweeps_at_once_run_everything_once(tmp_path):
