@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tlmtl.compare.groups import Summary
     from tlmtl.report.folders import Folders
     from tlmtl.report.sections import Section
+    from tlmtl.report.style import Chart
     from tlmtl.report.view import Panel
 
 
@@ -85,20 +86,22 @@ def _page(
     lines = records.machine([sections.best_run(panel) for panel in panels], places)
     more = {"runs": "Commands and versions"}
     title = options.title or _title(panels)
-    text = page.render(
-        title=title,
-        opening=story.opening(summary, panels, rows),
-        verdicts=story.verdicts(panels),
-        table=page.table(summary, panels),
-        by_labels=any(panel.by_labels for panel in panels),
-        sections=found,
-        contents=page.contents(found, more),
-        notes=[*summary.notes, *notes],
-        lost=lost,
-        lost_count=how_many,
-        commands=records.commands(panels),
-        versions=[*records.versions(summary.rows), *lines],
-    )
+    with counted(len(_charts(found)), "Drawing") as tell:
+        text = page.render(
+            tell,
+            title=title,
+            opening=story.opening(summary, panels, rows),
+            verdicts=story.verdicts(panels),
+            table=page.table(summary, panels),
+            by_labels=any(panel.by_labels for panel in panels),
+            sections=found,
+            contents=page.contents(found, more),
+            notes=[*summary.notes, *notes],
+            lost=lost,
+            lost_count=how_many,
+            commands=records.commands(panels),
+            versions=[*records.versions(summary.rows), *lines],
+        )
     return text, found
 
 
@@ -114,12 +117,22 @@ def _size(count: int) -> str:
 
 
 def _figures(sections: "list[Section]", folder: Path) -> int:
-    charts = [chart for one in sections for chart in one.charts]
-    for errors in (errors for one in sections for errors in one.errors):
-        charts += [*errors.charts, *([errors.sheet] if errors.sheet else [])]
-    for chart in charts:
-        chart.save(folder)
+    """All pictures to files. Returns how many."""
+    from tlmtl.progress import counted
+
+    sheets = [errors.sheet for one in sections for errors in one.errors if errors.sheet]
+    charts = [*_charts(sections), *sheets]
+    with counted(len(charts), "Writing figures") as tell:
+        for chart in charts:
+            chart.save(folder)
+            tell()
     return len(charts)
+
+
+def _charts(sections: "list[Section]") -> "list[Chart]":
+    """The pictures that stand on the page, images aside."""
+    own = [chart for one in sections for chart in one.charts]
+    return own + [chart for one in sections for errors in one.errors for chart in errors.charts]
 
 
 def _check(out: Path, figures: Path | None) -> None:

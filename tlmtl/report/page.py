@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Callable
 from importlib.resources import files as package_files
 from typing import Any
 
@@ -15,16 +16,19 @@ from tlmtl.report.sections import Section
 from tlmtl.report.view import Panel
 
 
-def render(**content: Any) -> str:
-    """The page. What comes from tables, configs and file names is escaped by the template (jinja2's autoescape); pictures
-    (SVG of our own making, with escaped texts) are not. A policy in the page forbids all requests, and any other script."""
+def render(drawn: Callable[[], object], **content: Any) -> str:
+    """The page; `drawn` is called after each picture.
+
+    What comes from tables, configs and file names is escaped by the template (jinja2's autoescape); pictures (SVG of our own
+    making, with escaped texts) are not. A policy in the page forbids all requests, and any other script.
+    """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     script, sheet = (_own(name).strip() for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["svg"] = lambda chart: Markup(chart.svg())
+    environment.filters["svg"] = lambda chart: (Markup(chart.svg()), drawn())[0]
     environment.filters["image"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     template = environment.from_string(_own("page.html"))
     return template.render(
