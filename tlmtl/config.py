@@ -159,11 +159,14 @@ def check_dataset(node: DictConfig, where: str) -> tuple[DictConfig, dict[str, A
 
 def find_target(node: Any, group: str, where: str, allow: list[str]) -> Any:
     """The callable that `node._target_` names. Raises ConfigError unless it is defined in an allowed package."""
+    if node is not None and not OmegaConf.is_dict(node) and not isinstance(node, dict):
+        raise ConfigError(f"'{where}' should be a section with a _target_. Found {shown(node)}.")
     path = node.get("_target_") if node is not None else None
     if path and not isinstance(path, str):
         raise ConfigError(f"'{where}' has no name of what to build: '{where}._target_' is {shown(path)}.")
     if not path:
-        raise ConfigError(f"'{where}' has no _target_: expected the name of what to build, found {sorted(map(str, node or []))}.")
+        found = sorted(map(str, node or []))
+        raise ConfigError(f"'{where}' has no _target_: expected the name of what to build, found {found}.")
     packages = [*GROUPS[group][0], *allow]
 
     def allowed(name: str) -> bool:
