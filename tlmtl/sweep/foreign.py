@@ -94,19 +94,35 @@ class Foreign:
     def _launch(self, jobs: list[Job], watch: Watch, stop: Path) -> None:
         config = self.config.copy()
         config.hydra.sweep.dir = str(stop.parent)  # where launchers keep what is theirs, such as submitit's own logs
-        launcher = _instantiate(config)
         # submitit's local one has no queue: it would start a whole sweep at once.
         size = workers_for(jobs) if self.name == "submitit_local" else len(jobs)
+        if self.name == "joblib" and _one_worker(config.hydra.launcher.n_jobs):
+            config.hydra.launcher.n_jobs, size = 2, 1  # alone, joblib would run them in this very process
+        launcher = _instantiate(config)
+        failure: Exception | None = None
         for batch in _batches(jobs, size):
+            if stop.exists():
+                break
             try:
                 returned = launcher.launch([[_as_text(item, watch.began_before(item), stop)] for item in batch], 0)
-            except Exception:
+            except Exception as error:
+                if not watch.began:
+                    raise  # it can start none
                 if hasattr(launcher, "params"):
                     submitit_rest(launcher.params["submitit_folder"], self.name)
-                raise
+                failure = error
+                continue
             for item, what in zip(batch, returned, strict=True):
                 if isinstance(what._return_value, Exception):
                     item.note = _first_line(what._return_value)
+        if failure is not None:
+            raise failure
+
+
+def _one_worker(n_jobs: int) -> bool:
+    import joblib
+
+    return joblib.effective_n_jobs(n_jobs) == 1
 
 
 def _batches(jobs: list[Job], size: int) -> list[list[Job]]:
