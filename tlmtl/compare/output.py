@@ -1,21 +1,16 @@
-"""Files that are either whole or not there: written to a temporary name in the same folder, then renamed."""
+"""Where a table or a figure goes: a file that is whole or not there."""
 
-import contextlib
-import os
 from pathlib import Path
 
+from tlmtl import files
 from tlmtl.errors import ConfigError
 
 
 def write(path: Path, content: bytes) -> None:
     """Raises ConfigError when `path` can't be written; what stood there before stays then."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        files.write(path, lambda temporary: temporary.write_bytes(content))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise ConfigError(
             f"Expected a file that can be written, found {path}: {error.strerror}. "
             f"Choose another, or make its folder first."

@@ -3,20 +3,16 @@
 import pandas as pd
 
 from tlmtl import columns
-from tlmtl.compare import delta, printed
+from tlmtl.compare import delta, printed, stats
 
 MOST = 3  # lines on missing baselines, and on negative transfer
 # What a baseline may differ in, and what its rows are told apart by: nothing to repeat in a command.
 OPEN = ["dataset", "task", "kind", "tasks", "sharing", "weighting", "strategy"]
-CONFIDENCE = 0.975  # of a two-sided interval of 95 %
 
 
 def half_width(sd: pd.Series, n: pd.Series) -> pd.Series:
     """Half the 95 % t-interval of a mean over `n` pairs with standard deviation `sd` (ddof 1); missing below two."""
-    from scipy.special import stdtrit
-
-    several = n.where(n > 1)
-    return pd.Series(stdtrit(several - 1, CONFIDENCE), index=sd.index) * sd / several**0.5
+    return pd.Series(stats.half_width(sd, n), index=sd.index)
 
 
 def negative(groups: pd.DataFrame) -> pd.Series:
