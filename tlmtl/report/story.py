@@ -13,7 +13,10 @@ NAMED = 6  # set-ups that are named one by one
 
 def opening(summary: Summary, panels: list[Panel], everything: pd.DataFrame) -> str:
     """What is on the page: data, tasks, set-ups, runs."""
-    done, planned = summary.rows["run_id"].nunique(), everything["run_id"].nunique()
+    done = summary.rows["run_id"].nunique()
+    planned = len(
+        set(everything["config_hash"]) | set(summary.rows["config_hash"])
+    )  # made again, a run is no other one
     own = [panel for panel in panels if not panel.further] or panels
     data = listed(dict.fromkeys(panel.dataset for panel in own if panel.dataset))
     tasks = [panel.task for panel in own if panel.task]
@@ -32,7 +35,7 @@ def opening(summary: Summary, panels: list[Panel], everything: pd.DataFrame) -> 
     if tasks:
         told = f"task {tasks[0]}{kind}" if len(tasks) == 1 else f"tasks {listed(dict.fromkeys(tasks))}"
         about = [f"{about[0]} ({told})"] if about else [f"the {told}"]
-    finished = "all finished" if done == planned else f"of {planned:,} that were started"
+    finished = "all finished" if done >= planned else f"of {planned:,} that were started"
     where = f" on {' and '.join(about)}" if about else ""
     runs = f"{done:,} run{'s' * (done != 1)}, {finished}."
     return (
