@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_the_reader_of_imports_reads():
 @pytest.mark.parametrize("part", PARTS)
 def test_parts_import_nothing_from_above(part):
     assert of(part), f"there is no {part}"
-    assert {"job", "outcome", "fill", "predict", "check", "compare", "sweep"} <= ABOVE
+    assert {"job", "outcome", "fill", "predict", "check", "compare", "sweep", "search"} <= ABOVE
     for name in of(part):
         upwards = {one for one in imports(name) if one.startswith("tlmtl.") and one.split(".")[1] in ABOVE}
         assert upwards == set(), f"{name} imports from above"
@@ -156,6 +157,12 @@ def test_what_looks_at_names_and_tables_needs_no_torch():
         "tlmtl.data.decode",
     ):
         assert not reached([name]) & {"torch", "torchvision", "hydra", "timm"}, name
+
+
+def test_every_package_is_in_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    there = {f"tlmtl.{path.parent.name}" for path in CODE.glob("*/__init__.py")}
+    assert sorted(listed) == sorted({"tlmtl", "tlmtl.conf", *there})
 
 
 def test_no_cycles():

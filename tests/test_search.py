@@ -13,13 +13,13 @@ import pytest
 from conftest import TLMTL, nothing_written, refused
 
 from tlmtl.errors import ConfigError
-from tlmtl.sweep import space as spaces
+from tlmtl.search import space as spaces
+from tlmtl.search.samplers import Sampling, need_optuna, pruner_of
 from tlmtl.sweep.plan import Job
-from tlmtl.sweep.samplers import Sampling, need_optuna, pruner_of
 
 need_optuna()
 
-from tlmtl.sweep.study import Search, open_study  # noqa: E402
+from tlmtl.search.study import Search, open_study  # noqa: E402
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 QUICK = ["strategy=from_scratch", "train.epochs=2", "train.evaluate_every=25%", "progress=false"]

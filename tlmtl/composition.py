@@ -45,7 +45,8 @@ UserConfigs.__module__ = "hydra_plugins.tlmtl_configs"  # Hydra 1.3 takes plugin
 
 def register() -> None:
     """Make Hydra know this program's search path and launcher. Call before Hydra is initialised."""
-    from tlmtl.sweep import launcher, sweeper
+    from tlmtl.search import sweeper
+    from tlmtl.sweep import launcher
 
     leaves_of_choices.cache_clear()  # another working folder may hold other configs
     Plugins.instance().register(UserConfigs)

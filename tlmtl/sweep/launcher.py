@@ -49,10 +49,10 @@ class TlmtlLauncher(Launcher):
 
         runner = self.runner  # first: what is not installed is said before anything starts
         if self.compose(list(job_overrides[0])).tune.trials is not None:
-            from tlmtl.sweep.samplers import need_optuna
+            from tlmtl.search.samplers import need_optuna
 
             need_optuna()
-            from tlmtl.sweep.fair import fair
+            from tlmtl.search.fair import fair
 
             failed = fair(self, job_overrides)
         else:

@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tlmtl.errors import ConfigError, TlmtlError
 from tlmtl.results import RunFolder
+from tlmtl.search.samplers import Sampling
+from tlmtl.search.space import Space
 from tlmtl.sweep.plan import Job
-from tlmtl.sweep.samplers import Sampling
-from tlmtl.sweep.space import Space
 
 log = logging.getLogger("tlmtl")
 

@@ -10,14 +10,14 @@ from typing import Any
 import tlmtl
 from tlmtl import identity
 from tlmtl.errors import ConfigError
-from tlmtl.sweep import drive
+from tlmtl.search import drive
+from tlmtl.search.samplers import Sampling, pruner_of
+from tlmtl.search.space import Space, parse
+from tlmtl.search.study import Search, open_study
 from tlmtl.sweep.launcher import TlmtlLauncher
 from tlmtl.sweep.limits import limits_of
 from tlmtl.sweep.plan import Checked, Job, Known, check_job, open_sweep, plan_job
 from tlmtl.sweep.run import run_sweep
-from tlmtl.sweep.samplers import Sampling, pruner_of
-from tlmtl.sweep.space import Space, parse
-from tlmtl.sweep.study import Search, open_study
 
 log = logging.getLogger("tlmtl")
 

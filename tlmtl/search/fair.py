@@ -19,15 +19,15 @@ from tlmtl import files, identity
 from tlmtl.config import check_seed
 from tlmtl.errors import ConfigError
 from tlmtl.results import RunFolder
-from tlmtl.sweep import drive
+from tlmtl.search import drive
+from tlmtl.search.run import STUDY, check_space, corners, label, said, study_name
+from tlmtl.search.samplers import Sampling, pruner_of
+from tlmtl.search.space import Space, from_config
+from tlmtl.search.study import Entry, Search, open_study
 from tlmtl.sweep.launcher import TlmtlLauncher, varied
 from tlmtl.sweep.limits import limits_of
 from tlmtl.sweep.plan import Checked, Job, Known, Sweep, open_sweep, plan_job
 from tlmtl.sweep.run import run_sweep
-from tlmtl.sweep.samplers import Sampling, pruner_of
-from tlmtl.sweep.search import STUDY, check_space, corners, label, said, study_name
-from tlmtl.sweep.space import Space, from_config
-from tlmtl.sweep.study import Entry, Search, open_study
 
 log = logging.getLogger("tlmtl")
 

@@ -22,10 +22,10 @@ class OptunaSweeper(Sweeper):
         self.planner = launcher_for(config, hydra_context, task_function)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from tlmtl.sweep.samplers import need_optuna
+        from tlmtl.search.samplers import need_optuna
 
         need_optuna()
-        from tlmtl.sweep.search import Settings, search
+        from tlmtl.search.run import Settings, search
 
         plain = {key: _plain(value) for key, value in self.settings.items()}
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]

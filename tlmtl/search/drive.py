@@ -12,10 +12,10 @@ from optuna.pruners import NopPruner
 
 from tlmtl import files, hardware
 from tlmtl.results import RunFolder
+from tlmtl.search.study import Entry, Search
 from tlmtl.sweep.plan import Job, Judge, More, Sweep
 from tlmtl.sweep.pool import run_jobs
 from tlmtl.sweep.run import Runner
-from tlmtl.sweep.study import Entry, Search
 
 TUNING = "tuning.csv"
 

@@ -1,0 +1,1 @@
+"""Sweeps that choose by validation: `hydra/sweeper=optuna`, and the equal budgets of `tune.trials`."""
