@@ -9,9 +9,11 @@ import yaml
 from conftest import write
 
 from tlmtl import __version__, commands
+from tlmtl.errors import Preempted
 from tlmtl.help import HELP
 from tlmtl.presets import GROUP_NAMES, packaged_folder
 from tlmtl.results import read_rows
+from tlmtl.sweep.timeleft import clock
 
 SHORT = ("train.epochs=1", "progress=false")
 MINE = "# my own way\ndefaults: [finetune_all]\nlr: 0.125\n"
@@ -223,3 +225,17 @@ def test_a_launcher_of_another_project_is_refused(main, tmp_path, unrelated):
     said = main("train", "-m", "seed=0,1", *SHORT)
     assert said.code in (0, 2) and "Traceback" not in said.all
     assert said.code == 0 or "hydra.launcher._target_" in said.err
+
+
+def test_an_error_of_the_program_s_own_is_none_of_a_config_file():
+    def stopped(cfg):
+        raise Preempted("Stopped by SIGTERM with 0 of 6 runs done.")
+
+    with pytest.raises(Preempted, match="0 of 6"):
+        commands.with_hydra([], stopped, "check")
+
+    def wrong(cfg):
+        clock(cfg)  # a bug, in any part of the program
+
+    with pytest.raises(TypeError):
+        commands.with_hydra([], wrong, "check")

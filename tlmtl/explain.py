@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tlmtl.config import omegaconf_error, unknown_key
-from tlmtl.errors import ConfigError, nearest
+from tlmtl.errors import ConfigError, TlmtlError, nearest
 from tlmtl.presets import GROUP_NAMES, packaged_folder, presets, user_folder
 from tlmtl.schema import RECONSTRUCTION, Task
 from tlmtl.sweep.launcher import INSTALL
@@ -30,6 +30,8 @@ def explain(error: Exception, said: Sequence[str] = ()) -> Exception:
     Arguments:
         said: the overrides, one of which is named where the error names no place.
     """
+    if isinstance(error, TlmtlError):
+        return error
     if isinstance(error, OverrideParseException):
         lines = [line for line in str(error).splitlines() if line and not line.startswith("See ")]
         text = ". ".join(lines)
@@ -69,8 +71,9 @@ def _unreadable(error: Exception, said: Sequence[str]) -> ConfigError | None:
     """What Hydra stumbled over while it read and merged files, such as one that holds a number; None for an error of this
     program's own."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    ours = [Path(frame.f_code.co_filename) for frame, _ in frames]
-    last = next((path.name for path in reversed(ours) if path.parent == Path(__file__).parent), "")
+    package = Path(__file__).parent
+    ours = [path for frame, _ in frames if (path := Path(frame.f_code.co_filename)).is_relative_to(package)]
+    last = str(ours[-1].relative_to(package)) if ours else ""
     if last not in ("commands.py", "guard.py", "composition.py", "explain.py"):
         return None
     files = [frame.f_locals.get("config_path") for frame, _ in frames if frame.f_code.co_name == "load_config"]
