@@ -272,7 +272,8 @@ def test_over_says_what_it_cannot_do(tmp_path):
         table.summarise(rows[rows["strategy"] == "c"], over=["lr"])
 
 
-@pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("r2", 1), ("mae", -1), ("ece", -1), ("rmse_log", -1)])
+@pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("r2", 1), ("mae", -1), ("ece", -1), ("rmse_log", -1),
+                                               ("top1-error", -1), ("error rate", -1), ("terror", 1)])  # fmt: skip
 def test_directions(metric, sign):
     assert metrics.sign(metric) == sign
 

@@ -52,6 +52,21 @@ def test_semicolons_tabs_and_decimal_commas(theirs, tmp_path, between):
     assert same[["lr", "test", "n"]].values.tolist() == one[["lr", "test", "n"]].values.tolist()
 
 
+@pytest.mark.parametrize("form", ["table", "md", "latex"])
+def test_cells_that_break_lines_or_steer_a_terminal(tmp_path, capsys, form):
+    path = tmp_path / "t.csv"
+    path.write_text('strategy,seed,test/accuracy\n"two\nlines\x1b[31m",0,.5\nother,0,.6\n')
+    assert command.main([str(path), "--format", form]) == 0
+    out = capsys.readouterr().out
+    assert "two lines [31m" in out and "\x1b" not in out
+
+
+def test_an_error_keeps_its_lines(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('strategy,seed,test/accuracy,error\na,0,.5,"first\n\x1b[0msecond"\n')
+    assert load.read([path])["error"].tolist() == ["first\n [0msecond"]
+
+
 def test_unknown_columns_are_settings(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("width,test/mae,seed\n64,1.5,0\n64,1.7,1\n128,1.2,0\n")

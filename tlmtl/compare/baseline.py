@@ -163,8 +163,8 @@ def _legend(groups: pd.DataFrame, pairs: pd.DataFrame, words: str) -> list[str]:
     if not tested:
         return notes
     notes.append(
-        f"p: exact sign-flip test over seeds, in brackets the least that so many seeds can give; p Holm: for all {tested} "
-        "comparisons of the table together."
+        "p: exact sign-flip test over seeds, in brackets the least that so many seeds can give; p Holm: "
+        + (f"for all {tested} comparisons of the table together." if tested > 1 else "the same for one comparison.")
     )
     if stats.least_p(most) * tested >= LEVEL:
         alone = next(n for n in range(2, 99) if stats.least_p(n) < LEVEL)

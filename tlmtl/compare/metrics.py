@@ -1,16 +1,18 @@
 """Which metric a task is compared by, and which way is better."""
 
+import re
+
 import pandas as pd
 
 from tlmtl.compare import keys
 from tlmtl.errors import ConfigError, nearest
 
-LOWER_IS_BETTER = {"mae", "mse", "rmse", "loss", "ece"}
+LOWER_IS_BETTER = {"mae", "mse", "rmse", "loss", "ece", "error", "err", "nll", "brier", "perplexity"}
 
 
 def sign(metric: str) -> int:
     """+1 where higher is better, -1 where lower is."""
-    return -1 if LOWER_IS_BETTER & set(metric.lower().split("_")) else 1
+    return -1 if LOWER_IS_BETTER & set(re.split(r"[^a-z0-9]+", metric.lower())) else 1
 
 
 def names(rows: pd.DataFrame) -> list[str]:
