@@ -248,6 +248,11 @@ def test_a_source_of_another_shape(main, tmp_path, finished):
     nothing_written(tmp_path)
 
 
+def test_a_key_below_a_list_is_named(main, tmp_path):
+    words = ("strategy=from_scratch", "source=none", "dataset=joint", "dataset.parts=[digits,two_digits]")
+    refused(main("train", *words, "dataset.parts.digits._target_=abc"), "(in dataset.parts.digits._target_=abc)")
+
+
 # Folders and disks
 
 

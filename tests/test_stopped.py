@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from conftest import TLMTL
 
 from tlmtl import results
+from tlmtl.terminal import Terminal
 
 SHORT = ("train.epochs=1", "progress=false")
 
@@ -77,3 +79,31 @@ def test_ctrl_c(tmp_path, sweep, begun):
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     (row,) = results.read_rows(folder / "results.csv")
     assert row["status"] == "interrupted" and row["task"] == "digit" and not row["error"]
+
+
+def test_a_terminal_that_is_closed_costs_no_run_its_checkpoint(tmp_path):
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(tmp_path)
+        os.execv(TLMTL, [str(TLMTL), "train", "-m", "strategy=from_scratch", "seed=0,1", "train.epochs=100000"])
+    shown = ""
+    while "/200000" not in shown.split("seed=1")[-1]:
+        shown += os.read(terminal, 10000).decode(errors="replace")
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    folders = [path.parent for path in tmp_path.glob("outputs/sweeps/latest/*/run.json")]
+    assert folders and all(json.loads((path / "run.json").read_text())["status"] == "interrupted" for path in folders)
+    assert all(list((path / "checkpoint").glob("*.pt")) for path in folders)
+
+
+def test_what_is_said_to_a_closed_terminal_is_said_to_nobody():
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as stream:
+        shown = Terminal(stream)
+        assert shown.isatty() and shown.write("seen") == 4
+        shown.flush()
+        assert os.read(ours, 100) == b"seen"
+        os.close(ours)
+        shown.write("unseen")
+        shown.flush()
+        print("nor this", file=shown, flush=True)

@@ -7,7 +7,7 @@ interrupted. Nothing here imports torch or Hydra before a command needs them.
 import os
 import sys
 
-from tlmtl import __version__, stopping
+from tlmtl import __version__, stopping, terminal
 from tlmtl.errors import ConfigError, Stopped, TlmtlError, nearest
 from tlmtl.help import HELP
 
@@ -17,6 +17,8 @@ COMMANDS = ("train", "check", "predict", "export", "compare", "report", "list")
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        terminal.outlive()
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:

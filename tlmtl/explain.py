@@ -1,6 +1,7 @@
 """Hydra's errors in this program's words, and the keys there are."""
 
 import json
+import re
 import traceback
 from collections.abc import Sequence
 from functools import lru_cache
@@ -89,6 +90,8 @@ def _placed(error: ConfigError, said: Sequence[str]) -> ConfigError:
     """`error`, with the override whose value it speaks of where it names no key."""
     text = str(error)
     about = [word for word in said if (value := word.partition("=")[2].strip("'\"")) and value in text]
+    if index := re.match(r".*Index '(\w+)'", text):  # a key below a list
+        about = [word for word in said if index[1] in word.partition("=")[0].split(".")]
     named = any(word.split("=")[0].lstrip("+~") in text for word in about or said)
     return ConfigError(f"{text} (in {', '.join(about)})") if about and not named else error
 
