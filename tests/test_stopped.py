@@ -13,7 +13,7 @@ import pytest
 from conftest import TLMTL
 
 from tlmtl import results
-from tlmtl.terminal import Terminal
+from tlmtl.terminal import Lasting
 
 SHORT = ("train.epochs=1", "progress=false")
 
@@ -99,7 +99,7 @@ def test_a_terminal_that_is_closed_costs_no_run_its_checkpoint(tmp_path):
 def test_what_is_said_to_a_closed_terminal_is_said_to_nobody():
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stream:
-        shown = Terminal(stream)
+        shown = Lasting(stream)
         assert shown.isatty() and shown.write("seen") == 4
         shown.flush()
         assert os.read(ours, 100) == b"seen"
@@ -107,3 +107,12 @@ def test_what_is_said_to_a_closed_terminal_is_said_to_nobody():
         shown.write("unseen")
         shown.flush()
         print("nor this", file=shown, flush=True)
+
+
+def test_a_pipe_that_is_closed_ends_no_sweep(tmp_path):
+    words = [TLMTL, "train", "-m", "strategy=from_scratch", "seed=0,1", "train.epochs=1"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None and b"2 to do" in process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0
+    assert [row["status"] for row in results.read_rows(tmp_path / "outputs/sweeps/latest/results.csv")] == ["done"] * 2

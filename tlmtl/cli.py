@@ -17,7 +17,7 @@ COMMANDS = ("train", "check", "predict", "export", "compare", "report", "list")
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None:
+    if argv is None and words[:1] == ["train"]:
         terminal.outlive()
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -1,4 +1,5 @@
-"""A terminal that may be closed while the program goes on, as one is whose job was left to itself (`disown`, a lost ssh)."""
+"""Where a long command prints may go away before it ends: a terminal that is closed (`disown`, a lost ssh), a pipe whose
+reader ends, a full disk below a log."""
 
 import contextlib
 import os
@@ -7,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 
-class Terminal:
-    """A stream like `stream`; what is written after the terminal is gone is written for nobody, and is no error."""
+class Lasting:
+    """A stream like `stream`; what is written when that is no longer possible is written for nobody, and is no error."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -34,8 +35,7 @@ class Terminal:
 
 
 def outlive() -> None:
-    """From now on standard output and standard error outlive the terminals that they are, if they are any."""
+    """From now on the program outlives its standard output and standard error."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None and stream.isatty():
-            setattr(sys, name, Terminal(stream))
+        if stream := getattr(sys, name):
+            setattr(sys, name, Lasting(stream))
