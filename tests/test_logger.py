@@ -57,7 +57,7 @@ def history(folder: Path) -> dict[tuple[str, int], float]:
     return dict(zip(zip(names, table.step, strict=True), map(float, table.value), strict=True))
 
 
-def tested(folder: Path) -> dict[str, float]:
+def figures(folder: Path) -> dict[str, float]:
     return {
         f"{name}/{row['task']}": float(value)
         for row in decided(folder)
@@ -136,7 +136,7 @@ def test_a_tracker_holds_the_history_the_test_figures_and_the_config(logger, tmp
     assert decided(folder) == decided(plain)  # a tracker changes nothing
     assert (folder / "history.csv").read_bytes() == (plain / "history.csv").read_bytes()
     numbers, about = READ[logger](folder)
-    expected = history(folder) | {(name, 8): value for name, value in tested(folder).items()}
+    expected = history(folder) | {(name, 8): value for name, value in figures(folder).items()}
     epochs = {key for key in numbers if key[0] == "epoch"}
     assert {step for _, step in epochs} == {2, 4, 6, 8}
     assert numbers.keys() - epochs == expected.keys() and len(expected) > 40
@@ -155,7 +155,7 @@ def test_a_resumed_run_has_each_step_once(logger, tmp_path, plain):
     run(folder, "tasks=[digit,ink]", f"logger={logger}")
     assert decided(folder) == decided(plain)
     numbers, _ = READ[logger](folder)
-    wanted = history(plain) | {(name, 8): value for name, value in tested(plain).items()}
+    wanted = history(plain) | {(name, 8): value for name, value in figures(plain).items()}
     assert {key for key in numbers if key[0] != "epoch"} == wanted.keys()
     assert all(numbers[key] == pytest.approx(value, rel=1e-6) for key, value in wanted.items())
 

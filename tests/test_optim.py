@@ -10,7 +10,7 @@ from torch import nn
 
 from tlmtl.errors import ConfigError
 from tlmtl.models.small_cnn import small_cnn
-from tlmtl.optim import Constant, Cosine, Groups, OneCycle, Units
+from tlmtl.optim import Constant, Cosine, Groups, OneCycle, Units, check_optimizer
 from tlmtl.strategies.rules import match, parse_rules
 
 torch.set_num_threads(1)
@@ -158,5 +158,7 @@ def test_parameters_of_terms_train_at_the_base_rate():
     last = optimizer.param_groups[-1]
     assert [id(p) for p in last["params"]] == [id(p) for p in extra.parameters()]
     assert (last["lr"], last["weight_decay"]) == (0.5, 0.0)
-    with pytest.raises(ConfigError, match=r"torch.optim.LBFGS evaluates a step's loss many times"):
+    with pytest.raises(ConfigError, match="'optimizer' cannot be built: LBFGS doesn't support per-parameter options"):
         groups.optimizer(torch.optim.LBFGS, 0.5)
+    with pytest.raises(ConfigError, match=r"torch.optim.LBFGS' evaluates a step's loss many times"):
+        check_optimizer(torch.optim.LBFGS)

@@ -13,7 +13,7 @@ from stopped_runs import begun, same, whole  # noqa: F401
 from test_resume import QUICK, StopAt, compose, parameters
 
 import tlmtl
-from tlmtl import api, job
+from tlmtl import api, job, resuming
 from tlmtl.errors import ConfigError
 from tlmtl.progress import Silent
 from tlmtl.results import RunFolder
@@ -143,12 +143,12 @@ def test_a_folder_in_use_is_refused_at_once_and_a_lock_of_the_dead_is_not(begun,
 
 
 def test_two_that_resume_one_folder(begun, whole, tmp_path):
-    """Two commands at once: one goes on, the other is refused or comes too late."""
+    """Two commands at once: one goes on; the other is refused, or finds the run finished, and writes nothing."""
     words = [str(TLMTL), "train", f"resume={begun}", "progress=false"]
     both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path) for _ in "ab"]
     errors = [process.communicate(timeout=120)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], errors
-    assert any("is in use by another process" in text or "is finished" in text for text in errors)
+    assert any("is in use by another process" in text or "finished" in text for text in errors)
     same(begun, whole[1])
 
 
@@ -158,3 +158,12 @@ def test_a_lock_is_free_once_its_holder_is_gone(tmp_path):
         pass
     with FileLock(tmp_path / ".lock", timeout=0):
         pass
+
+
+def test_a_run_that_another_process_ended_meanwhile_is_left_alone(begun, whole):
+    cfg, path = resuming.resumed(tlmtl.compose([f"resume={begun}", "progress=false"]))
+    job.execute(cfg, path, "run")
+    before = (path / "results.csv").read_bytes()
+    with pytest.raises(ConfigError, match="has been finished by another process meanwhile"):
+        job.execute(cfg, path, "run")
+    assert (path / "results.csv").read_bytes() == before

@@ -47,6 +47,8 @@ def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None 
         memory = hardware.PeakMemory()
         run_id, former = folder.record.get("run_id") or run_id, folder.record.get("status")
         folder.tidy()
+        if former == "done" and cfg.resume:
+            raise ConfigError(f"The run in {path} has been finished by another process meanwhile.")
         if former == "done":
             folder.remove_checkpoint()  # a finished run that is made again is made anew
         try:
