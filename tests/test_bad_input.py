@@ -31,7 +31,7 @@ def images(top: Path, classes=("cat", "dog"), each: int = 6) -> Path:
 @pytest.mark.parametrize(
     ("args", "words"),
     {
-        "unknown command": ("trian", ["'trian'", "Did you mean 'train'?", "compare, list"]),
+        "unknown command": ("trian", ["'trian'", "Did you mean 'train'?", "compare, report, list"]),
         "unknown group to list": ("list strateg", ["'strateg'", "Did you mean 'strategy'?"]),
         "unknown flag": ("train --nonsense", ["--nonsense", "tlmtl train --help"]),
         "unknown short flag": ("train -z", ["-z", "tlmtl train --help"]),
@@ -275,6 +275,7 @@ def test_an_output_folder_that_cannot_be_written(main, tmp_path, root, sweep):
         ("seed=0,x", ["'seed'", "'x'"]),
         ("source=pretrain,none", ["source=none"]),
         ("tasks=digit,nope", ["'nope'"]),
+        ("hardware.workers=-2", ["'hardware.workers' should be 1 or more", "-2"]),
     ],
 )
 def test_one_wrong_job_stops_a_sweep_before_its_first(main, tmp_path, monkeypatch, swept, words):

@@ -68,6 +68,10 @@ def check(settings: Any) -> None:
         raise ConfigError(
             "'hardware.device=mps' needs an Apple GPU, and torch finds none. Use hardware=auto or hardware=cpu."
         )
+    if settings.workers is not None and settings.workers < 1:
+        raise ConfigError(
+            f"'hardware.workers' should be 1 or more, or null for as many as there are cores. Found {settings.workers}."
+        )
     threads_of(settings.threads, None)
 
 

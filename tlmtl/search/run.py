@@ -90,7 +90,7 @@ def search(launcher: TlmtlLauncher, words: Sequence[str], settings: Settings) ->
     )
     owner = str(sweep.folder.resolve()) if settings.storage else None
     one = Search(study, space, sampling, n_trials, make, limits.rerun != "none", owner)
-    before = len(one.entries)
+    before = sum(one.count(state) for state in ("done", "pruned", "failed"))
     threads = max(check.threads for check in found)
     driven = drive.Drive({"": one}, sweep, runner, drive.at_once(n_jobs, first, threads), sweep.folder / drive.TUNING)
     driven.begin()
