@@ -145,6 +145,16 @@ def test_a_phone_scrolls_down_alone_and_can_be_read(chromium, page, dark):
     assert script("return document.querySelector('.scroll').scrollWidth") > 360  # the table scrolls by itself
 
 
+def test_long_names_fit_a_phone(chromium, tmp_path):
+    from tlmtl.cli import main
+
+    table, out = tmp_path / "t.csv", tmp_path / "long.html"
+    table.write_text("".join(["strategy,seed,test/accuracy\n", *(f"{'long_' * 30}{at},0,.{at}\n" for at in (5, 6))]))
+    assert main(["report", str(table), "--out", str(out)]) == 0
+    seen(chromium, out, 360, False)
+    assert chromium.execute_script("return document.documentElement.scrollWidth") == 360
+
+
 def test_print_shows_everything_without_controls(chromium, page):
     seen(chromium, page, 800, dark=True, media="print")
     script = chromium.execute_script
