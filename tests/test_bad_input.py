@@ -60,7 +60,7 @@ def images(top: Path, classes=("cat", "dog"), each: int = 6) -> Path:
         "wrong type for torch": ("train optimizer.lr=fast", ["'optimizer.lr'", "'fast'", "Float"]),
         "null for torch": ("train optimizer.lr=null", ["'optimizer.lr'", "null", "AdamW"]),
         "wrong type of a list": ("train strategy.rules=x", ["'strategy.rules'", "list"]),
-        "wrong type in a list": ("train strategy.rules=[3]", ["'strategy'", "int"]),
+        "wrong type in a list": ("train strategy.rules=[3]", ["'strategy.rules'", "int"]),
         "no duration": ("train train.epochs=many", ["'train.epochs'", "10ep", "'many'"]),
         "no equals sign": ("train seed", ["'seed'", "key=value"]),
         "unbalanced bracket": ("train seed=[1", ["'[1'", "key=value"]),
