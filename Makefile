@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## from scratch, Method I, Method II and staged, three seeds each, in one table
 	$(BIN)/tlmtl train +experiment=demo
 
-test: $(READY)  ## the fast tests, about five minutes on two cores
+test: $(READY)  ## the fast tests, about a quarter of an hour on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(READY)  ## the tests that take minutes each
