@@ -4,8 +4,10 @@ import copy
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -322,3 +324,15 @@ def test_help_is_light(tlmtl, tmp_path):
     code = "import sys; from tlmtl.cli import main; main(['export', '--help']); print('torch' in sys.modules)"
     assert python("-c", code, cwd=tmp_path).endswith("False\n")
     assert "export" in tlmtl(["--help"], tmp_path).out
+
+
+def test_a_signal_leaves_nothing_half_made(run, main, monkeypatch, tmp_path):
+    def stopped(*_args):
+        assert [path.name.startswith(".export.") for path in (tmp_path / "there").iterdir()] == [True]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr(make, "agreement", stopped)
+    said = main("export", str(run), "--format", "safetensors", "--out", str(tmp_path / "there" / "digits.safetensors"))
+    assert said.code == 75 and "Stopped by SIGTERM" in said.err and "goes on" not in said.err, said.all
+    assert list((tmp_path / "there").iterdir()) == []

@@ -28,8 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        goes_on = " The same command goes on where it stopped." if words[:1] == ["train"] else ""
-        print(f"\nInterrupted.{goes_on}", file=sys.stderr)
+        print(f"\nInterrupted.{_goes_on(words)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -39,13 +38,17 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as error:
         if argv is None:
             stopping.ignore()
-        print(f"\n{error} The same command goes on where it stopped.", file=sys.stderr)
+        print(f"\n{error}{_goes_on(words)}", file=sys.stderr)
         return error.exit_code
     except TlmtlError as error:
         if debug:
             raise
         print(f"tlmtl: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _goes_on(words: list[str]) -> str:
+    return " The same command goes on where it stopped." if words[:1] == ["train"] else ""
 
 
 def dispatch(words: list[str]) -> int:

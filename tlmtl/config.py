@@ -174,7 +174,8 @@ def find_target(node: Any, group: str, where: str, allow: list[str]) -> Any:
 
     refusal = ConfigError(
         f"'{where}._target_' may not be '{path}': a {group} comes from {' or '.join(packages)}. "
-        f"To use code of your own, name its package on the command line: 'allow=[{path.split('.')[0]}]'."
+        f"To use code of your own, name its package on the command line: 'allow=[{path.split('.')[0]}]' for train and check, "
+        f"--allow {path.split('.')[0]} for the other commands."
     )
     module, _, name = path.rpartition(".")
     if not allowed(path) or not module:

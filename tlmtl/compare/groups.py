@@ -11,7 +11,8 @@ from tlmtl.errors import ConfigError
 
 # What one experiment is told from another by. Never the seed: rows that differ in it alone are repeats.
 SETTINGS = ["dataset", "task", "kind", *(name for name in columns.SETTINGS if name not in ("seed", "overrides"))]
-PER_RUN = ["run_id", "config_hash", "status", "error", "seed", "baseline", keys.FOLDER]  # a group of several has no one
+# What a group of several runs has no one value of.
+PER_RUN = ["run_id", "config_hash", "status", "error", "seed", "baseline", "whole", "lacks", keys.FOLDER]
 PART = ["boot_low", "boot_high", "p_least", "is_baseline"]  # of what another column shows
 
 

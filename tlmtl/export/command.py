@@ -39,9 +39,12 @@ def main(argv: list[str]) -> int:
     place = choose(options.format, options.out and _expanded(options.out, "--out"), run, options.force)
     if options.allow and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # where a user's own package lies
+    from tlmtl import stopping
     from tlmtl.export.make import export
 
-    print("\n".join(_told(place, export(run, place, options.task, options.batch, options.allow))))
+    with stopping.watching():  # so that a signal leaves nothing half made
+        made = export(run, place, options.task, options.batch, options.allow)
+    print("\n".join(_told(place, made)))
     return 0
 
 
