@@ -167,4 +167,4 @@ def _as_text(item: Job, began: str | None, stop: Path) -> str:
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     text = lines[0].strip() if lines else "no more was said"
-    return f"{type(error).__name__}: {text if text.endswith('.') else text + '.'}"
+    return f"{type(error).__name__}: {text if text.endswith(('.', '?', '!')) else text + '.'}"
