@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -221,6 +222,11 @@ FOUND = [
     "strategy=null", "dataset=0", "tasks=-1", "tasks=null", "strategy.tasks=1.5", "evaluate.also=3", "head.hidden=[[]]",
     "dataset.tasks.digit.metrics=[[]]", "+optimizer.betas=x", "hardware.threads=100000000",
 ]  # fmt: skip
+
+
+def test_a_place_that_nobody_names_is_found(main):
+    said = main("train", "dataset.tasks.parity.metrics=abc", "dataset.tasks.parity.metrics={a: 1}")
+    refused(said, "Wrong value at 'dataset.tasks.parity.metrics'")
 
 
 @pytest.mark.parametrize("word", FOUND)

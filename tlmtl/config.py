@@ -105,19 +105,25 @@ def check_seed(value: int, where: str) -> None:
         raise ConfigError(f"'{where}' should be 0 or more, and below 2**63. Found {value}.")
 
 
-def _where(cfg: DictConfig) -> str:
-    """The key whose value does not fit the schema, for errors that do not say it themselves (in a list's items)."""
-    for key, value in OmegaConf.to_container(cfg, resolve=False).items():  # type: ignore[union-attr]
-        inner = value if isinstance(value, dict) else {}
-        for where, node in [
-            *((f"{key!s}.{name!s}", {key: {name: one}}) for name, one in inner.items()),
-            (f"{key!s}", {key: value}),
-        ]:
-            try:
-                OmegaConf.merge(OmegaConf.structured(Config), node)
-            except OmegaConfBaseException:
-                return where
-    return ""
+def _where(schema: type, node: Any) -> str:
+    """The dotted key, as deep as can be told, whose value does not fit the schema, for errors that do not say it themselves."""
+
+    def fits(path: list[Any], value: Any) -> bool:
+        for key in reversed(path):
+            value = {key: value}
+        try:
+            OmegaConf.merge(OmegaConf.structured(schema), value)
+        except OmegaConfBaseException:
+            return False
+        return True
+
+    def look(path: list[Any], value: Any) -> str:
+        for key, one in value.items() if isinstance(value, dict) and fits(path, {}) else ():
+            if not fits([*path, key], one):
+                return look([*path, key], one)
+        return ".".join(map(str, path))
+
+    return look([], OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node)
 
 
 def omegaconf_error(error: OmegaConfBaseException, known: list[str], cfg: DictConfig | None = None) -> ConfigError:
@@ -126,7 +132,7 @@ def omegaconf_error(error: OmegaConfBaseException, known: list[str], cfg: DictCo
     Arguments:
         cfg: what did not fit, to find the place of an error that does not say it.
     """
-    key = error.full_key or str(error.key or "") or (_where(cfg) if cfg is not None else "")
+    key = error.full_key or str(error.key or "") or (_where(Config, cfg) if cfg is not None else "")
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         return unknown_key(key, known)
     return ConfigError(f"Wrong value at '{key}': {reason(error, at(cfg, key))}")
@@ -141,7 +147,7 @@ def typed(schema: type, node: Any, where: str) -> DictConfig:
     try:
         merged = typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), node))
     except OmegaConfBaseException as error:
-        key = str(error.full_key or error.key)
+        key = str(error.full_key or error.key or _where(schema, node))
         raise ConfigError(f"Wrong value at '{where}.{key}': {reason(error, at(node, key))}") from error
     check_lists(schema, merged, where)
     return merged
