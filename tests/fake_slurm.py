@@ -58,16 +58,19 @@ def main(command: str) -> None:
             Path(files[name]).parent.mkdir(parents=True, exist_ok=True)
             os.dup2(os.open(files[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         (state / f"{_id()}.pid").write_text(str(os.getpid()))
+        (state / f"{_id()}.pending").unlink(missing_ok=True)
         os.environ |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
         os.execvp(words[0], words)
     elif command == "sacct":
         print("JobID|State|NodeList")
         for path in state.glob("*.pid"):
-            print(f"{path.stem}|{'RUNNING' if Path('/proc', path.read_text()).exists() else 'COMPLETED'}|here")
+            found = "RUNNING" if Path("/proc", path.read_text()).exists() else "COMPLETED"
+            print(f"{path.stem}|{'PENDING' if path.with_suffix('.pending').exists() else found}|here")
     elif command == "scontrol":  # requeue JOB, said by the job itself
         job, _, task = words[1].partition("_")
         with (state / "requeued").open("a") as file:
             file.write(f"{words[1]}\n")
+        (state / f"{words[1]}.pending").touch()
         asking = int((state / f"{words[1]}.pid").read_text())
         if os.fork() == 0:
             os.setsid()

@@ -121,7 +121,7 @@ def test_a_run_that_slurm_preempts_goes_back_into_the_queue(tmp_path):
     env = {**os.environ, **fake_slurm.install(tmp_path / "slurm")}
     words = [word.replace("4000", "1200") for word in LONG]
     process = subprocess.Popen([str(TLMTL), *words, "+experiment=slurm"], cwd=tmp_path, env=env, stderr=subprocess.PIPE)
-    until(lambda: len(list(tmp_path.glob("outputs/sweeps/latest/*/checkpoint/*"))) > 1)
+    until(lambda: len({path.parent for path in tmp_path.glob("outputs/sweeps/latest/*/checkpoint/*.pt")}) == 2)
     preempted = int((tmp_path / "slurm/100_0.pid").read_text())
     os.kill(preempted, signal.SIGUSR2)
     _, errors = process.communicate(timeout=400)

@@ -2,11 +2,12 @@
 
 import json
 import re
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from conftest import nothing_written, refused
+from conftest import TLMTL, nothing_written, refused
 from faults import QUICK, place, rows
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,6 +147,20 @@ def test_a_limit_ends_a_run_and_the_same_command_goes_on_from_its_checkpoint(mai
     assert ["Going on after step" in path.read_text() for path in tmp_path.glob("outputs/sweeps/latest/*/log.txt")] == [
         True
     ] * 2
+
+
+def test_a_run_hears_its_sweep_where_that_ignores_signals_itself(tmp_path):
+    """As SLURM's jobs do, in which SIGTERM is the scheduler's."""
+    place(tmp_path)
+    words = ["train", "-m", "allow=[bad_terms]", "+term.bad._target_=bad_terms.Bad", "+term.bad.how=slow", *QUICK]
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" TERM; exec "$@"', "sh", TLMTL, *words, "train.epochs=20", "sweep.time_limit=3s"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    (log,) = tmp_path.glob("outputs/sweeps/latest/*/log.txt")
+    assert "Stopped by SIGTERM: finishing this step" in log.read_text()
+    assert list(log.parent.glob("checkpoint/*.pt"))
 
 
 def test_jobs_that_equal_another_are_named_beside_the_table(main, tmp_path):

@@ -28,6 +28,7 @@ def main(config: str, folder: str, run_id: str, pipe: Connection, judged: bool) 
     with contextlib.suppress(OSError):
         os.setsid()  # Ctrl-C reaches the parent alone, which passes it on once
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent says stop by these two, though it may ignore them itself
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with contextlib.suppress(OSError):  # out of memory, the system ends a run and not the sweep
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

@@ -13,7 +13,7 @@ from tlmtl.sweep.plan import Job
 from tlmtl.sweep.show import Board
 
 LOOK = 0.5  # seconds between two looks
-ENDED = ("done", "failed", "pruned", "interrupted")
+ENDED = ("done", "failed", "pruned")
 
 
 class Watch:
@@ -34,7 +34,7 @@ class Watch:
         return self.before[item.key].get("started")
 
     def unfinished(self) -> list[Job]:
-        return [item for item in self.jobs if item.state not in ("done", "failed", "pruned")]
+        return [item for item in self.jobs if item.state not in ENDED]
 
     @contextmanager
     def looking(self, asked: stopping.Stop) -> Iterator[None]:
@@ -67,7 +67,8 @@ class Watch:
                 self.since[item.key] = time.monotonic()
                 item.state = "running"
                 self.live.started(item)
-            if status in ENDED:
+            # an interrupted run may be in a queue again; it is not when the sweep itself was told to stop
+            if status in ENDED or (status == "interrupted" and self.stop.exists()):
                 self.over.add(item.key)
                 item.state, item.note = status, record.get("error") or ""
                 self.live.moved(item, item.steps, item.steps, _validation(item.folder))
