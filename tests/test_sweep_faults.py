@@ -90,13 +90,15 @@ class Runs:
         self.acts: list = []
         self.heard: set[str] = set()
         self.below: list[psutil.Process] = []
+        before = set(psutil.Process().children(recursive=True))  # what other tests left, such as wandb's service
         moved, said = Lines.moved, Lines.said
 
         def hear(board, item, step, total, metric):
             moved(board, item, step, total, metric)
             self.heard.add(item.key if step >= 2 else "")
             if len(self.heard - {""}) == 2 and self.acts:
-                self.below = [one for one in psutil.Process().children(recursive=True) if os.getsid(one.pid) == one.pid]
+                now = set(psutil.Process().children(recursive=True)) - before
+                self.below = [one for one in now if os.getsid(one.pid) == one.pid]
                 self.acts.pop(0)()
 
         def tell(board, text):
