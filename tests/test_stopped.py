@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_a_terminal_that_is_closed_costs_no_run_its_checkpoint(tmp_path):
         os.chdir(tmp_path)
         os.execv(TLMTL, [str(TLMTL), "train", "-m", "strategy=from_scratch", "seed=0,1", "train.epochs=100000"])
     shown = ""
-    while "/200000" not in shown.split("seed=1")[-1]:
+    while not all(re.search(rf"seed={seed}[^\n]* [1-9]\d*/200000", shown) for seed in (0, 1)):  # both have made a step
         shown += os.read(terminal, 10000).decode(errors="replace")
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
