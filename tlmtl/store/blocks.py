@@ -97,6 +97,8 @@ def read(record: Path, key: str) -> Block:
     """
     with _broken(record.name):
         said = json.loads(record.read_bytes())
+        if said.pop("check") != _check(said):
+            raise ValueError("its checksum differs")
         count, shape, dtype = said["rows"], tuple(said["shape"]), np.dtype(said["dtype"])
         sums = (str(said["sha256"]), str(said["hashes_sha256"]))
         sound = [isinstance(n, int) and n > 0 for n in (count, *shape)]
@@ -134,6 +136,11 @@ def verify(block: Block, again: bool = False) -> None:
                 if digest(path) != written:
                     raise ValueError("its checksum differs")
                 _verified.add(stamp)
+
+
+def _check(said: dict[str, Any]) -> str:
+    """A checksum of a record, of all but itself."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def digest(path: Path) -> str:
@@ -217,7 +224,7 @@ class Writer:
             "format": FORMAT,
             "key": key,
             "rows": self.rows,
-            "shape": self.shape,
+            "shape": list(self.shape),
             "dtype": self.dtype.str,
             "sha256": sums[0],
             "hashes_sha256": sums[1],
@@ -225,7 +232,7 @@ class Writer:
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "tlmtl": tlmtl.__version__,
         }
-        files.write_text(self.record, json.dumps(said, indent=1))
+        files.write_text(self.record, json.dumps({**said, "check": _check(said)}, indent=1))
         return Block(self.record, hashes, self.shape, self.dtype, seconds, sums)
 
     def drop(self) -> None:

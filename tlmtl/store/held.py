@@ -14,8 +14,10 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESIDENT = 64 * 2**20  # bytes of mapped files that are in memory before they are given back
-AROUND = 64 * 2**10  # bytes that the system brings along with a page
+RESIDENT = (
+    32 * 2**20
+)  # bytes of mapped files that may be in memory before they are given back, as they are counted here:
+AROUND = 64 * 2**10  # a row, and what the system brings along with it (often more: twice that was seen)
 PIECE = 8 * 2**20  # bytes copied at a time
 
 
