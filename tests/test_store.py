@@ -496,7 +496,7 @@ for of, in_memory in (("memory", 2**40), ("files", 0)):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read as Linux tells it")
 @pytest.mark.parametrize(
     ("count", "share", "files"),
-    [(30_000, 1.3, 120 * 2**20), pytest.param(50_000, 1.2, 300 * 10**6, marks=pytest.mark.slow)],
+    [(30_000, 1.3, 150 * 2**20), pytest.param(50_000, 1.2, 300 * 10**6, marks=pytest.mark.slow)],
 )
 def test_memory_is_that_of_the_rows_or_does_not_grow_with_them(tmp_path, count, share, files):
     command = [sys.executable, "-c", MEMORY, str(tmp_path), str(count), "1280"]

@@ -14,11 +14,10 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESIDENT = (
-    32 * 2**20
-)  # bytes of mapped files that may be in memory before they are given back, as they are counted here:
-AROUND = 64 * 2**10  # a row, and what the system brings along with it (often more: twice that was seen)
-PIECE = 8 * 2**20  # bytes copied at a time
+# Bytes of mapped files that may be in memory before they are given back, as they are counted here: a row, and what the system
+# brings along with it. That may be more: with large pages in its cache five times as much was seen.
+RESIDENT = 16 * 2**20
+AROUND = 64 * 2**10
 
 
 class Held:
@@ -93,7 +92,7 @@ class Gathered:
         numbers, starts = np.unique(source[order], return_index=True)
         for number, at in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
             array = self.sources[number].array
-            for piece in np.split(at, range(0, len(at), max(1, PIECE // self.row_bytes))[1:]):
+            for piece in np.split(at, range(0, len(at), max(1, RESIDENT // (self.row_bytes + AROUND)))[1:]):
                 out[piece if to is None else to[piece]] = array[row[piece]]
                 self._count(number, len(piece))
 
