@@ -20,10 +20,13 @@ from tlmtl import files, hardware
 from tlmtl.checkpoint import seed_everything
 from tlmtl.config import build, find_target, keywords
 from tlmtl.data.dataset import Data
+from tlmtl.data.decoded import Decoded
 from tlmtl.data.further import further
 from tlmtl.data.parts import TARGET, Joint, joint_of, streams_of
 from tlmtl.data.streams import plan, seed_for, steps_per_epoch
 from tlmtl.errors import ConfigError
+from tlmtl.features.cuts import Cut, cuts
+from tlmtl.features.frozen import why_not
 from tlmtl.fusion import Fusion
 from tlmtl.fusion import check as check_fusion
 from tlmtl.hardware import Machine
@@ -65,6 +68,7 @@ class Assembly:
     fusion: Fusion | None = None
     tracker: Tracker = field(default_factory=Tracker)
     further: dict[str, Data] = field(default_factory=dict)  # test sets of other data, by name
+    cuts: list[Cut] = field(default_factory=list)  # where the backbone is frozen below, and for how long
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -134,10 +138,17 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     check_optimizer(find_target(cfg.optimizer, "optimizer", "optimizer", allow))
     target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     groups.optimizer(target, **settings)
-    return Assembly(
+    made = Assembly(
         cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, joint, fusion,
-        tracker, also,
+        tracker, also, cuts(model, encoder, groups),
     )  # fmt: skip
+    drawn = units.total * cfg.train.batch_size
+    reason = why_not(made, drawn)  # a wrong setting is told here
+    once = not reason and any(cut.whole and cut.until - cut.start == units.total for cut in made.cuts)
+    if drawn >= sum(made.sizes.values()) and not once:  # images are read more than once
+        for one in (*data.values(), *also.values()):
+            one.decoded = Decoded(cache, cfg.output.cache_mb)
+    return made
 
 
 def setup(parts: Assembly, machine: Machine) -> Setup:

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from tlmtl.activations import Activations
 from tlmtl.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "gpu", "mps")
@@ -40,7 +41,9 @@ class Machine:
 
 def _in_bfloat16(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Inputs come in 32 bits, whatever the parameters are in."""
-    return tuple(a.to(torch.bfloat16) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+    return tuple(
+        a.to(torch.bfloat16) if isinstance(a, Tensor | Activations) and a.is_floating_point() else a for a in args
+    )
 
 
 def threads_of(setting: Any, advised: int | None) -> int:

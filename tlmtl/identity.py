@@ -12,7 +12,10 @@ from tlmtl.data.labels import select_tasks
 # What cannot change a result.
 IGNORED = ("hydra", "sweep", "tune", "logger", "output", "resume", "progress", "allow", "composed")
 # The same, of settings within a group.
-IGNORED_IN = ("hardware.workers", "hardware.images_mb", "train.checkpoint_every", "source.train.checkpoint_every")
+IGNORED_IN = (
+    "hardware.workers", "hardware.images_mb", "features.memory_mb", "train.checkpoint_every",
+    "source.train.checkpoint_every",
+)  # fmt: skip
 # What of a task that is not chosen has a part in reading the data.
 READ = ("kind", "target")
 HARD = "tlmtl.sharing.hard.HardSharing"

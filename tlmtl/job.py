@@ -17,6 +17,7 @@ import tlmtl
 from tlmtl import checkpoint, files, hardware, identity, outcome, results, stopping
 from tlmtl.assemble import Assembly, assemble, setup
 from tlmtl.errors import ConfigError, Pruned, Stopped, TlmtlError, TrainingError
+from tlmtl.features.frozen import Frozen, why_not
 from tlmtl.logger.tracking import Tracking
 from tlmtl.loop import fit
 from tlmtl.progress import Progress, Silent
@@ -98,9 +99,15 @@ def _execute(
     folder.write_history(state.history)  # what an attempt wrote beyond that did not happen
     progress.start(made.total, state.step)
     tracking.start(parts.tracker, cfg, run_id, state.step, state.history)
+    frozen = Frozen(parts, made, machine, files.cache_folder(cfg.output.cache))
+    if why := why_not(parts, made.total * cfg.train.batch_size):
+        log.info("Features of the frozen backbone are computed in every step: %s.", why)
     try:
-        with stop.patiently():
-            fit(made, state, recorder)
+        for phase in frozen.phases(state.step):
+            for stream in (*phase.streams.values(), *phase.validation.values()):
+                stream.ready()
+            with stop.patiently():
+                fit(phase, state, recorder)
         stop.check()
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
@@ -114,8 +121,8 @@ def _execute(
             f"There is no best model{of}: the loss on validation was never finite (try a smaller optimizer.lr), or no "
             "validation example has a label of a primary task."
         )
-    made.model.load_state_dict(state.best_model)
-    return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory)
+    made.model.load_state_dict({**made.model.state_dict(), **state.best_model})
+    return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory, frozen)
 
 
 def _groups(cfg: DictConfig, record: Mapping[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from tlmtl.training import Setup, State, Watch
 
 
 def fit(setup: Setup, state: State, watch: Watch) -> None:
-    """Train from `state.step` until the run's end, or until validation stops getting better."""
+    """Train from `state.step` until the set-up's end, or until validation stops getting better."""
     if len(state.stopped) == len(setup.branches):
         return
     first = state.step
@@ -55,10 +55,11 @@ def fit(setup: Setup, state: State, watch: Watch) -> None:
 
 def _draws(setup: Setup, step: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """What every step from `step` on draws from the streams."""
-    while step < setup.total:
+    end = setup.total if setup.until is None else setup.until
+    while step < end:
         epoch, offset = divmod(step, setup.steps_per_epoch)
         draws = setup.plan(epoch)[offset:]
-        yield from zip(range(step, setup.total), draws, strict=False)
+        yield from zip(range(step, end), draws, strict=False)
         step += len(draws)
 
 

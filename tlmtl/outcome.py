@@ -15,6 +15,7 @@ from tlmtl.data.dataset import Data
 from tlmtl.data.parts import together
 from tlmtl.data.streams import Stream
 from tlmtl.evaluation import evaluate, measure
+from tlmtl.features.frozen import Frozen
 from tlmtl.fusion import TASK as FUSED
 from tlmtl.fusion import fused_metrics
 from tlmtl.results import RunFolder
@@ -40,22 +41,25 @@ def finish(
     made: Setup,
     state: State,
     memory: hardware.PeakMemory,
+    frozen: Frozen,
 ) -> nn.Module:
     """Evaluate the best model on validation, and on test for the only time; write all files, the status last."""
     model = made.model
     with results.timed(state.seconds, "eval"):
-        sets = _said(parts, made)
+        sets = _said(parts, made, frozen)
     artifacts.write_predictions(folder.path / "predictions.parquet", sets)
     shapes = {name: stream.shape() for name, stream in made.streams.items()}
     artifacts.write_model(
         folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shapes
     )
     seconds, trained = state.seconds, parts.groups.trained()
+    plan = {**machine.plan, "engine": frozen.engine}
     costs = {
         "steps": state.step,
         "examples_seen": state.examples,
         "train_seconds": seconds["train"],
         "eval_seconds": seconds["eval"],
+        "features_seconds": frozen.seconds if frozen.engine else None,
         "source_seconds": parts.source.seconds if parts.source else None,
         "data_wait": seconds["wait"] / max(seconds["train"], 1e-9),
         "seconds_per_step": seconds["train"] / max(state.step, 1),
@@ -64,7 +68,7 @@ def finish(
         "parameters_trained": trained,
     }
     own = {**hashes(parts), "skipped": sum(data.examples.skipped for data in parts.data.values())}
-    shared = {**row(cfg, folder, run_id, "done"), **machine.plan, **costs, **own, **results.provenance()}
+    shared = {**row(cfg, folder, run_id, "done"), **plan, **costs, **own, **results.provenance()}
     folder.write_rows([shared | more for more in _measured(sets, parts, state.labels)])
     folder.write_history(state.history)
     folder.update(
@@ -75,7 +79,7 @@ def finish(
         stopped_early=bool(state.stopped) if len(made.branches) == 1 else state.stopped,
         costs=costs,
         hashes={**own, "further": {name: data.hash for name, data in parts.further.items()}},
-        plan=machine.plan,
+        plan=plan,
         loaded=vars(parts.report) if parts.report else None,
         versions=results.versions(),
         hardware=hardware.describe(),
@@ -86,11 +90,12 @@ def finish(
     return model
 
 
-def _said(parts: Assembly, made: Setup) -> list[Said]:
+def _said(parts: Assembly, made: Setup, frozen: Frozen) -> list[Said]:
     """What the model says about validation, test and the further test sets (`test:NAME`): each is read once, here."""
     fused = {name: parts.tasks[name] for name in parts.fusion.tasks} if parts.fusion else {}
 
     def ask(split: str, data: Data, stream: Stream) -> Said:
+        stream = frozen.stream(stream, data, split.split(":")[0])
         asked = {**data.tasks, **fused} if fused.keys() & data.tasks.keys() else data.tasks
         found = evaluate(made.model, stream, asked, made.autocast, made.device, made.memory_format)
         return Said(split, data, found, asked)

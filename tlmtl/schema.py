@@ -90,6 +90,17 @@ class Hardware:
 
 
 @dataclass
+class Features:
+    """Of a frozen backbone, which are computed once. `views`: with random augmentation, so many augmented views of each
+    training image are kept, and training draws from them."""
+
+    cache: str = "auto"  # auto | always | never
+    engine: str = "auto"  # auto | torch | onnxruntime | openvino
+    views: int | None = None
+    memory_mb: int = 2048  # features up to so many MB are held in memory; more are read from files as they are used
+
+
+@dataclass
 class Evaluate:
     """Further test sets for the trained model. `also` lists names of data sets, files or folders; composed, it is their
     configs by name."""
@@ -101,6 +112,7 @@ class Evaluate:
 class Output:
     root: str = "outputs"
     cache: str | None = None
+    cache_mb: int | None = 20000  # features and decoded images that are kept there; the least recently used go first
     keep_checkpoint: bool = False
 
 
@@ -150,6 +162,7 @@ class Config:
     head: Head = field(default_factory=Head)
     train: Train = field(default_factory=Train)
     hardware: Hardware = field(default_factory=Hardware)
+    features: Features = field(default_factory=Features)
     tasks: Any = "default"
     seed: int = 0
     evaluate: Evaluate = field(default_factory=Evaluate)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tlmtl.activations import Activations
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.preprocess import Preprocess
 
@@ -79,11 +80,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def encode(module: nn.Module, input: Any, layers: Sequence[str] = ()) -> Output:
-    """Features of `input`, and the outputs of the submodules named in `layers`."""
+    """Features of `input`, and the outputs of the submodules named in `layers`. Activations are gone on with from where they
+    were taken."""
+    run = input.through if isinstance(input, Activations) else lambda backbone: backbone(input)
     if not layers:
-        return Output(module(input))
+        return Output(run(module))
     with recorded(module, layers) as found:
-        features = module(input)
+        features = run(module)
     return Output(features, found)
 
 
