@@ -324,7 +324,7 @@ def test_the_block_of_another_store_is_not_taken(tmp_path, caplog):
 def test_what_this_process_may_not_read_is_left_alone(tmp_path, monkeypatch, caplog):
     store = Store(tmp_path, "features", {}, None)
     fetched(store, range(5))
-    monkeypatch.setattr("tlmtl.store.rows.blocks.read", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
+    monkeypatch.setattr("tlmtl.store.blocks.read", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
     assert fetched(store, range(5)).made == 5
     monkeypatch.undo()
     assert fetched(store, range(5)).made == 0 and len(blocks(tmp_path)) == 2

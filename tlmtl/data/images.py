@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tlmtl.data.decode import pixels
 from tlmtl.data.facts import Facts
+from tlmtl.errors import TlmtlError
 from tlmtl.preprocess import Preprocess, fit
 
 T = TypeVar("T")
@@ -100,13 +101,37 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.facts)
 
-    def read(self, indices: Tensor, preprocess: Preprocess) -> Tensor:
-        geometry = preprocess if self.same_shape or preprocess.size else preprocess.cropped()
+    def read(self, indices: Tensor, preprocess: Preprocess, as_known: bool = False) -> Tensor:
+        """uint8 (n, C, H, W).
+
+        Arguments:
+            as_known: raise TlmtlError for an image that is no longer the one that was found when all were read.
+        """
+        geometry = self.geometry(preprocess)
 
         def one(index: int) -> Tensor:
-            return fit(torch.from_numpy(self.decoded(index, self.channels))[None], geometry)
+            found = self.decoded(index, self.channels)
+            return fit(torch.from_numpy(self._as_known(index, found) if as_known else found)[None], geometry)
 
         return torch.cat(in_threads(one, indices.tolist()))
+
+    def geometry(self, preprocess: Preprocess) -> Preprocess:
+        """How its images are brought to one shape."""
+        return preprocess if self.same_shape or preprocess.size else preprocess.cropped()
+
+    def _as_known(self, index: int, found: np.ndarray) -> np.ndarray:
+        known = self.facts.hash[index]
+        if hash_pixels(found) == known or (
+            self.channels == 1 and self.facts.colour[index]
+        ):  # grey of colour has no hash
+            return found
+        found = pixels(self.opened(index), self.channels)  # the library may be to blame
+        if hash_pixels(found) != known:
+            raise TlmtlError(
+                "An image has changed since the data set was looked at: the same command looks at it again. "
+                f"(number {index} of {len(self)})"
+            )
+        return found
 
     def as_channels(self, channels: int) -> "FileImages":
         other = copy.copy(self)

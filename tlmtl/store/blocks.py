@@ -47,7 +47,7 @@ def _broken(name: str) -> Iterator[None]:
         raise Broken(f"{name} is not what was written ({type(error).__name__}: {error})") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Rows (n, *shape) that are kept in `record`'s neighbours.
 

@@ -5,8 +5,8 @@ import errno
 import logging
 import os
 import shutil
-import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,10 @@ RESERVE = 512 * 2**20  # bytes that are left free on the disk, for what runs hav
 _told: set[str] = set()
 
 
+class NotKept(Exception):
+    """Rows that were not to be held in memory, nor anywhere but in the store, and that it does not take."""
+
+
 def once(about: str, message: str) -> None:
     """Say it in the log, once for each process and what it is about."""
     if about not in _told:
@@ -34,7 +38,8 @@ class Making:
 
     Arguments:
         key, folder: of the store; a folder of None keeps nothing.
-        root: where a file without a name may be, if not in the system's folder for temporary files.
+        spare: folders for a file without a name, where the store's own does not take rows; after the last, memory. None to
+            raise NotKept instead.
         hashes: int64 (U,): of what rows are made from. A row is named by its position there, its id.
         count: how many rows will come.
         sources: where rows are; those made are added.
@@ -46,7 +51,7 @@ class Making:
         self,
         key: str,
         folder: Path | None,
-        root: Path | None,
+        spare: Sequence[Path] | None,
         hashes: np.ndarray,
         count: int,
         sources: list[Held],
@@ -60,7 +65,8 @@ class Making:
         # where rows are written: after an error the next place, and after the last memory. Are they kept there?
         self.places = [] if folder is None else [(folder, True)]
         if memory is None:
-            self.places += [(one, False) for one in (root, Path(tempfile.gettempdir())) if one is not None]
+            self.places += [(one, False) for one in spare or ()]
+        self.must_keep = memory is None and spare is None
         self.writer: Writer | None = None
         self.ids: list[np.ndarray] = []  # in the writer
         self.seconds = 0.0  # that making them took
@@ -71,6 +77,8 @@ class Making:
             target, position = self.memory
             target[position[ids]] = rows
         if not self._write(ids, rows, seconds) and self.memory is None:
+            if self.must_keep:
+                raise NotKept
             self._place(Held(rows.copy()), ids)
         self.left -= len(ids)
 

@@ -11,10 +11,10 @@ import contextlib
 import hashlib
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +25,14 @@ import tlmtl
 from tlmtl import files
 from tlmtl.progress import counted
 from tlmtl.store import blocks, kept
-from tlmtl.store.blocks import Block, Broken
-from tlmtl.store.held import Gathered, Held, Rows, in_use
-from tlmtl.store.making import Making, once
+from tlmtl.store.finding import Here, find
+from tlmtl.store.held import Gathered, Rows, in_use
+from tlmtl.store.making import Making, NotKept, once
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["Found", "NotKept", "Rows", "Store"]
 log = logging.getLogger("tlmtl")
 Make = Callable[[np.ndarray], Iterator[Any]]
 
@@ -48,21 +49,6 @@ class Found:
     rows: Rows
     seconds: float
     made: int
-
-
-@dataclass
-class Here:
-    """Where the rows of U ids are: which source (-1 for none yet), and where in it."""
-
-    source: np.ndarray  # int64 (U,)
-    row: np.ndarray  # int64 (U,)
-    sources: list[Held] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def missing(self) -> np.ndarray:
-        return np.flatnonzero(self.source < 0)
 
 
 class OfAnotherForm(Exception):
@@ -88,7 +74,7 @@ class Store:
         self.root = None if limit_mb == 0 else root
         self.folder = None if self.root is None else self.root / kind / self.key
 
-    def fetch(self, hashes: np.ndarray, make: Make, in_memory: int, label: str = "") -> Found:
+    def fetch(self, hashes: np.ndarray, make: Make, in_memory: int, label: str = "", only_kept: bool = False) -> Found:
         """The rows of what has these hashes, in that order. Those that are not kept are made, and kept.
 
         Two processes that ask at once make a row once: the second waits. What cannot be kept (a folder that cannot be
@@ -100,12 +86,14 @@ class Store:
                 to m.
             in_memory: up to so many bytes, the rows are one tensor; more are read from files as they are used.
             label: what is made, for a progress bar and the log.
+            only_kept: raise NotKept where rows that are more than `in_memory` cannot be kept. Otherwise they are held in a
+                file without a name, or even in memory.
         """
         wanted, first, inverse = np.unique(np.asarray(hashes, np.int64), return_index=True, return_inverse=True)
         if not len(wanted):
             raise ValueError("expected one row or more, found none")
-        asked = _Asked(wanted, first, inverse, make, in_memory, label)
-        here = self._kept(wanted)
+        asked = _Asked(wanted, first, inverse, make, in_memory, label, only_kept)
+        here = find(self.folder, self.key, wanted)
         if not len(here.missing):
             return asked.found(here, None, 0)
         with self._alone(label or self.kind) as folder:
@@ -119,7 +107,7 @@ class Store:
 
     def _fill(self, asked: "_Asked", folder: Path | None) -> Found:
         """Make what is missing, with the store's lock held (if there is a folder)."""
-        here = self._kept(asked.wanted)  # again: another process may have made rows meanwhile
+        here = find(self.folder, self.key, asked.wanted)  # again: another process may have made rows meanwhile
         missing = here.missing[np.argsort(asked.first[here.missing])]
         if not len(missing):
             return asked.found(here, None, 0)
@@ -137,7 +125,7 @@ class Store:
                         making = Making(
                             self.key,
                             None if self._too_large(len(asked.wanted) * rows[:1].nbytes) else folder,
-                            None if folder is None else self.root,
+                            None if asked.only_kept else self._spare(folder),
                             asked.wanted,
                             len(missing),
                             here.sources,
@@ -170,6 +158,11 @@ class Store:
             "they are made again by every run.",
         )
         return True
+
+    def _spare(self, folder: Path | None) -> list[Path]:
+        """Where rows may be while this process runs, if they are not kept."""
+        own = [] if folder is None or self.root is None else [self.root]
+        return [*own, Path(tempfile.gettempdir())]
 
     @contextlib.contextmanager
     def _alone(self, label: str) -> Iterator[Path | None]:
@@ -204,49 +197,6 @@ class Store:
         if kept.about(folder) is None:
             files.write_text(folder / kept.ABOUT, json.dumps(said, indent=1, sort_keys=True))
 
-    def _kept(self, wanted: np.ndarray) -> Here:
-        """Where the rows of these hashes are, as far as they are kept and whole. What is broken is removed."""
-        there = [block for record in kept.records(self.folder) if (block := self._try(blocks.read, record, self.key))]
-        there = [block for block in there if (block.shape, block.dtype) == (there[0].shape, there[0].dtype)]
-        while True:
-            here = Here(np.full(len(wanted), -1), np.zeros(len(wanted), np.int64))
-            taken: list[Block] = []
-            for block in there:
-                at = np.searchsorted(wanted, block.hashes).clip(max=len(wanted) - 1)
-                rows = np.flatnonzero((wanted[at] == block.hashes) & (here.source[at] < 0))
-                if len(rows):
-                    here.source[at[rows]], here.row[at[rows]] = len(taken), rows
-                    here.seconds += block.seconds * len(rows) / len(block.hashes)
-                    taken.append(block)
-            with ThreadPoolExecutor(4) as pool:
-                opened = list(pool.map(lambda block: self._try(_open, block), taken))
-            lost = [block for block, held in zip(taken, opened, strict=True) if held is None]
-            if not lost:
-                here.sources, here.blocks = [held for held in opened if held is not None], taken
-                for block in taken:
-                    block.used()
-                return here
-            there = [block for block in there if block not in lost]
-
-    def _try(self, read: Callable, what: Any, *more: Any) -> Any:
-        """What `read` gives of a record or block; None where it is broken, and then it is removed."""
-        try:
-            return read(what, *more)
-        except Broken as error:
-            record = what.record if isinstance(what, Block) else what
-            log.warning("A block of the cache is broken and made again: %s (%s)", record.parent, error)
-            with contextlib.suppress(OSError):
-                blocks.remove(record)
-        except OSError as error:
-            once("reading", f"The cache cannot be read: {error}. Going on without it.")
-        return None
-
-
-def _open(block: Block) -> Held:
-    held = block.open()
-    blocks.verify(block)
-    return held
-
 
 def _timed(made: Iterator[Any]) -> Iterator[tuple[np.ndarray, float]]:
     """Every piece as a contiguous array, with the seconds that making it took."""
@@ -275,6 +225,7 @@ class _Asked:
     make: Make
     in_memory: int
     label: str
+    only_kept: bool
 
     def tensor(self, like: np.ndarray) -> np.ndarray:
         return np.empty((len(self.inverse), *like.shape[1:]), like.dtype)
