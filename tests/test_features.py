@@ -93,7 +93,8 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_features_give_the_numbers_of_the_plain_loop(tmp_path, family):
-    both(tmp_path, *FAMILIES[family], "train.epochs=2")
+    few = ("dataset.val_fraction=0.05", "dataset.test_fraction=0.05", "train.epochs=2", "train.evaluate_every=50%")
+    both(tmp_path, *FAMILIES[family], *few)
 
 
 @pytest.mark.parametrize(
