@@ -187,7 +187,7 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
         autocast=machine.fabric.autocast,
         device=machine.device,
         memory_format=machine.memory_format,
-        forward=torch.compile(parts.model) if cfg.hardware.compile else None,
+        forward=torch.compile(parts.model) if machine.plan["compiled"] else None,
         source_model=parts.source_model,
         accumulate=train.accumulate,
         lookahead=max(stream.lookahead for stream in streams.values()),

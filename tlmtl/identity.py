@@ -142,6 +142,11 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
         found.pop(key, None)
     for key in IGNORED_IN:
         _drop(found, key)
+    machine = found["hardware"]
+    if machine["deterministic"] or "auto" not in [machine[key] for key in ("precision", "memory_format", "compile")]:
+        # Where nothing is left to be timed, whether it may be cannot matter. Else it does: by a rule or by timing, a run may be
+        # in 32 bits or in 16. What timing chose is no part of what was asked for: it stands in the row, like the device.
+        _drop(found, "hardware.tune")
     if found["dataset"].get("sampling") not in (None, "temperature"):
         found["dataset"].pop("temperature", None)
     for node in (found["dataset"], found["source"].get("dataset") or {}):

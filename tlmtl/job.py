@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 import tlmtl
-from tlmtl import checkpoint, files, hardware, identity, outcome, results, stopping
-from tlmtl.assemble import Assembly, assemble, setup
+from tlmtl import checkpoint, execution, files, hardware, identity, outcome, results, stopping
+from tlmtl.assemble import Assembly, assemble
 from tlmtl.errors import ConfigError, Pruned, Stopped, TlmtlError, TrainingError
 from tlmtl.features.frozen import Frozen, why_not
 from tlmtl.logger.tracking import Tracking
@@ -88,9 +88,8 @@ def _execute(
     if not cfg.resume:
         folder.write_config(cfg)
     parts = assemble(cfg)
-    machine = hardware.machine(cfg.hardware, parts.encoder.threads)
+    machine, made = execution.begin(parts, folder, memory)
     log.info("%s", _opening(parts, machine))
-    made = setup(parts, machine)
     # How a run starts, in this order: from its own checkpoint, else from the source, else from random parameters.
     belongs = {**outcome.hashes(parts), "config_hash": folder.record.get("config_hash"), "tlmtl": tlmtl.__version__}
     recorder = Recorder(folder, made, progress, belongs, stop, tracking)
@@ -175,7 +174,8 @@ def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:
 
 def _opening(parts: Assembly, machine: hardware.Machine) -> str:
     plan = machine.plan
-    lines = [f"{plan['device']} with {plan['threads']} thread(s), {plan['precision']}; {parts.units.total} steps"]
+    formats = f"{plan['precision']}, {plan['memory_format']}" + (", compiled" if plan["compiled"] else "")
+    lines = [f"{plan['device']} with {plan['threads']} thread(s), {formats}; {parts.units.total} steps"]
     for name, data in parts.data.items():
         sizes = ", ".join(f"{len(where)} {split}" for split, where in data.splits.items())
         lines.append(f"{sizes} examples" if len(parts.data) == 1 else f"{name}: {sizes} examples")

@@ -19,6 +19,7 @@ from tlmtl import hardware, job, stopping
 from tlmtl.errors import TlmtlError
 from tlmtl.results import RunFolder
 from tlmtl.sweep import child
+from tlmtl.sweep.agree import agree
 from tlmtl.sweep.limits import Limits, limits_of
 from tlmtl.sweep.plan import Job, Judge, More
 from tlmtl.sweep.running import Running
@@ -39,6 +40,7 @@ def run_jobs(jobs: Sequence[Job], judge: Judge | None = None, more: More | None 
     """
     shown = list(jobs)  # the table's own list, which grows with `more`
     workers = workers_for(shown)
+    agree(shown)
     with stopping.watching() as stop, stop.patiently(quiet=True), board(shown, shown[0].cfg.progress, workers) as live:
         _Pool(shown, workers, live, judge, more, stop).run()
 
