@@ -30,7 +30,8 @@ from tlmtl.features.frozen import why_not
 from tlmtl.fusion import Fusion
 from tlmtl.fusion import check as check_fusion
 from tlmtl.hardware import Machine
-from tlmtl.identity import needs_source, terms_of
+from tlmtl.identity import terms_of
+from tlmtl.initial import source_of
 from tlmtl.logger.base import Tracker
 from tlmtl.models.encoder import Encoder, check_layers
 from tlmtl.models.heads import make_head
@@ -98,7 +99,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     encoder = encoder_of(cfg, next(iter(data.values())).channels)
     terms = {n: _seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
     check_layers(encoder.blocks, layers_of(list(terms.values())))
-    source = _source(cfg, encoder, with_source)
+    source = source_of(cfg, encoder, with_source)
     source_model, report = None, None
     if cfg.strategy.init not in ("source", "random"):
         raise ConfigError(f"'strategy.init' should be source or random. Found '{cfg.strategy.init}'.")
@@ -266,20 +267,6 @@ def _units(cfg: DictConfig, data: dict[str, Data], joint: Joint | None) -> Units
         if train[key] is not None:
             units.steps(train[key], f"train.{key}")
     return units
-
-
-def _source(cfg: DictConfig, encoder: Encoder, with_source: bool) -> Source | None:
-    if not needs_source(cfg):
-        return None
-    if str(cfg.source.get("_target_", "")).endswith(".no_source"):
-        raise ConfigError(
-            f"strategy={cfg.composed.choices.get('strategy', '?')} starts from source parameters, but source=none. Choose "
-            "source=pretrain, source=run or source=imagenet, or strategy=from_scratch."
-        )
-    keywords(cfg.source, "source", "source", list(cfg.allow))
-    if not with_source and "dataset" in cfg.source and not cfg.source.get("path"):
-        return None
-    return build(cfg.source, "source", allow=list(cfg.allow), encoder=encoder)
 
 
 def _builder(node: Any, name: str, allow: list[str]):

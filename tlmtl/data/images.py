@@ -151,6 +151,10 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="tlmtl-images")
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come along
+
+
 def in_threads(function: Callable[[T], R], items: Sequence[T], tell: Callable[[], object] = lambda: None) -> list[R]:
     """`[function(item) for item in items]`, by as many threads as there are cores; `tell` is called after each."""
     if len(items) < 2:
