@@ -14,10 +14,10 @@ from PIL import Image
 
 import tlmtl
 from tlmtl.assemble import assemble
-from tlmtl.data import decoded, images
+from tlmtl.data import decoded
 from tlmtl.data.decoded import Decoded
 from tlmtl.data.images import ArrayImages, FileImages
-from tlmtl.data.scan import images_of, scan
+from tlmtl.data.scan import images_of, scan, scan_items
 from tlmtl.errors import TlmtlError
 from tlmtl.preprocess import Preprocess
 from tlmtl.store import making
@@ -198,14 +198,21 @@ def test_an_image_that_changes_during_a_run_is_not_kept_under_its_old_hash(tmp_p
         found.rows(np.arange(12), True)
 
 
-def test_a_library_that_reads_other_pixels_is_not_the_image_changing(tmp_path, monkeypatch, always):
-    of, preprocess = some_images(tmp_path / "images", mode="L", suffix="jpg"), Preprocess(8, 8, *GREY)
-    right = of.read(torch.arange(12), preprocess)
-    of.decoded = lambda index, channels: images.pixels(of.opened(index), channels) ^ 1
-    found = Decoded(tmp_path / "cache", None).of(of, (1, 8, 8), preprocess, np.arange(12))
+def test_images_of_a_library_are_known_by_their_pixels(tmp_path, always):
+    pictures = [Image.open(picture(tmp_path / f"{i}.png", i, mode="RGB" if i % 2 else "L")) for i in range(6)]
+    facts = scan_items(6, lambda i: pictures[i], "mine", 1)
+    of, preprocess = FileImages(lambda i: pictures[i], facts), Preprocess(8, None, *GREY)
+    for channels in (3, 1):
+        taken = of.as_channels(channels)
+        found = Decoded(tmp_path / "cache", None).of(taken, (channels, 8, 12), preprocess, np.arange(6))
+        assert found is not None
+        rows = found.rows(np.arange(6), True)
+        assert rows is not None and torch.equal(rows[torch.arange(6)], taken.read(torch.arange(6), preprocess))
+    pictures[4] = pictures[2]
+    found = Decoded(tmp_path / "another", None).of(of, (3, 8, 12), preprocess, np.arange(6))
     assert found is not None
-    rows = found.rows(np.arange(12), True)
-    assert rows is not None and torch.equal(rows[torch.arange(12)], right)
+    with pytest.raises(TlmtlError, match=r"has changed .* \(number 4 of 6\)"):
+        found.rows(np.arange(6), True)
 
 
 @pytest.mark.parametrize("megabytes", [0, 1])

@@ -83,6 +83,8 @@ class FileImages:
         opened: from a position in `facts` to a loaded PIL image; called from several threads.
         facts: what one reading of every image found. All are readable.
         decoded: from a position and a number of channels to the pixels (C, H, W), where there is a faster way.
+        unchanged: whether the image at a position is still the one that was read for `facts`, where that can be told
+            without reading it.
     """
 
     def __init__(
@@ -90,8 +92,9 @@ class FileImages:
         opened: Callable[[int], object],
         facts: Facts,
         decoded: Callable[[int, int], np.ndarray] | None = None,
+        unchanged: Callable[[int], bool] | None = None,
     ) -> None:
-        self.opened = opened
+        self.opened, self.unchanged = opened, unchanged
         self.decoded = decoded or (lambda index, channels: pixels(opened(index), channels))
         self.facts: Facts = facts
         self.channels = 3 if facts.colour.any() else 1
@@ -111,7 +114,12 @@ class FileImages:
 
         def one(index: int) -> Tensor:
             found = self.decoded(index, self.channels)
-            return fit(torch.from_numpy(self._as_known(index, found) if as_known else found)[None], geometry)
+            if as_known and not self._is_known(index, found):
+                raise TlmtlError(
+                    f"An image has changed since the data set was looked at (number {index} of {len(self)}): the same command "
+                    "looks at it again."
+                )
+            return fit(torch.from_numpy(found)[None], geometry)
 
         return torch.cat(in_threads(one, indices.tolist()))
 
@@ -119,19 +127,11 @@ class FileImages:
         """How its images are brought to one shape."""
         return preprocess if self.same_shape or preprocess.size else preprocess.cropped()
 
-    def _as_known(self, index: int, found: np.ndarray) -> np.ndarray:
-        known = self.facts.hash[index]
-        if hash_pixels(found) == known or (
-            self.channels == 1 and self.facts.colour[index]
-        ):  # grey of colour has no hash
-            return found
-        found = pixels(self.opened(index), self.channels)  # the library may be to blame
-        if hash_pixels(found) != known:
-            raise TlmtlError(
-                "An image has changed since the data set was looked at: the same command looks at it again. "
-                f"(number {index} of {len(self)})"
-            )
-        return found
+    def _is_known(self, index: int, found: np.ndarray) -> bool:
+        if self.unchanged is not None:
+            return self.unchanged(index)
+        greyed = self.channels == 1 and self.facts.colour[index]  # the hash is that of the colours
+        return bool(greyed) or hash_pixels(found) == self.facts.hash[index]
 
     def as_channels(self, channels: int) -> "FileImages":
         other = copy.copy(self)
