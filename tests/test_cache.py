@@ -69,6 +69,10 @@ def root(tmp_path, monkeypatch) -> Path:
     paths = [str(tmp_path / "data" / f"{i}.png") for i in range(7)]
     found = known.pd.DataFrame({"hash": np.arange(7)})
     known.keep(known.place("data", root), paths, np.zeros((7, 3), np.int64), found)
+    plan = {"about": {"model": FEATURES["model"], "device": "cpu"}, "plan": {"precision": "bf16-mixed"}}
+    (root / "plans").mkdir()
+    (root / "plans" / "0123456789abcdef.json").write_text(json.dumps(plan))
+    (root / "plans" / ".0123456789abcdef.lock").write_text("")
     (root / "notes.txt").write_text("mine")
     (root / "features" / "mine").mkdir()
     (root / "features" / "mine" / "thesis.npy").write_text("mine, too")
@@ -101,13 +105,14 @@ def test_everything_that_is_kept_is_shown(main, root):
     said = main("cache")
     rows = lines(said.out)
     assert said.code == 0
-    assert [len(rows[kind]) for kind in (*contents.KINDS, contents.OTHER)] == [1, 1, 1, 1, 4]
+    assert [len(rows[kind]) for kind in (*contents.KINDS, contents.OTHER)] == [1, 1, 1, 1, 1, 4]
     assert rows["features"][0].startswith(
         "resnet18, features, 224x224x3, flip, view 2, openvino, bf16-mixed, cpu 200 20"
     )
     assert rows["images"][0].startswith("64x48x3, bilinear, whole 1,100 1.1 MB 0 s ago 0 s ago images/")
     assert rows["sources"][0].startswith("small_cnn trained on mnist5k, train.epochs=3 5 KB")
     assert rows["scans"][0].startswith(f"files below {root.parent / 'data'} 7 ")
+    assert rows["plans"][0].startswith("resnet18, cpu, bf16-mixed ")
     assert all("not known here, and left alone" in row for row in rows["other"])
     assert f"MB in {root}. Features and images: 1.3 MB (at most 20,000 MB, unless a run" in said.out
 
@@ -156,12 +161,13 @@ def test_prune_brings_features_and_images_below_a_size_the_oldest_first(main, ro
     rows = lines(main("cache").out)
     assert rows["features"][0].split(" cpu ")[1].startswith("200 ") and " whole 780 " in rows["images"][0]
     main("cache", "--prune", "0")
-    assert set(lines(main("cache").out)) == {"sources", "scans", "other"} and others(root) == []
+    assert set(lines(main("cache").out)) == {"sources", "scans", "plans", "other"} and others(root) == []
 
 
 def test_what_has_not_been_used_for_long_goes(main, root):
     age(root / "images", 40)
     age(root / "sources" / "0123456789ab_f4551f3cbaca", 40)
+    age(root / "plans", 40)
     age(root / "scans", 2)
     assert main("cache", "--older-than", "30d").code == 0
     assert set(lines(main("cache").out)) == {"features", "scans", "other"}
@@ -179,7 +185,7 @@ def test_what_a_run_uses_counts_as_used(main, root, monkeypatch):
 
 def test_clear_takes_one_kind_or_all_and_nothing_else(main, root):
     assert "Removed 1.1 MB" in main("cache", "--clear", "images", "--yes").out
-    assert set(lines(main("cache").out)) == {"features", "sources", "scans", "other"}
+    assert set(lines(main("cache").out)) == {"features", "sources", "scans", "plans", "other"}
     assert main("cache", "--clear", "--yes").code == 0
     assert set(lines(main("cache").out)) == {"other"} and others(root) == []
     left = {path.suffix for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
@@ -187,7 +193,7 @@ def test_clear_takes_one_kind_or_all_and_nothing_else(main, root):
 
 
 def test_clear_asks_first(main, root):
-    refused(main("cache", "--clear"), "would remove features, images, sources, scans (1.3 MB)", "needs --yes")
+    refused(main("cache", "--clear"), "would remove features, images, sources, scans, plans (1.3 MB)", "needs --yes")
     for answer, code, there in (("n", "Nothing was removed.", True), ("y", "Removed 1.1 MB", False)):
         asked = pexpect.spawn(str(TLMTL), ["cache", "--clear", "images"], encoding="utf-8", timeout=60)
         asked.expect(r"Remove images \(1\.1 MB\) from .*\? \[y/N\] ")
@@ -208,7 +214,7 @@ def test_clear_asks_first(main, root):
 )
 def test_wrong_commands_are_refused(main, root, words, said):
     refused(main("cache", *words), said)
-    assert len(lines(main("cache").out)) == 5
+    assert len(lines(main("cache").out)) == 6
 
 
 @pytest.mark.parametrize("words", [["--prune", "-3"], ["--prune", "much"], ["--older-than", "30"], ["--what"], ["x"]])

@@ -184,8 +184,8 @@ Examples:
     "cache": """\
 tlmtl cache [FLAGS]: what is kept between runs, how large and how old it is; verified, pruned, cleared
 
-Kept are features of frozen backbones, decoded images, models that source=pretrain has trained, and what one reading of the
-files of a data set found. All of it can be made again. docs/cache.md says more.
+Kept are features of frozen backbones, decoded images, models that source=pretrain has trained, what one reading of the files of
+a data set found, and which format of a model was fastest here. All of it can be made again. docs/cache.md says more.
 
 Examples:
   tlmtl cache                                                    # what is there
@@ -199,7 +199,7 @@ Flags:
   --cache DIR            the folder (default: $TLMTL_CACHE, else ~/.cache/tlmtl; a run's is output.cache)
   --verify               exit code 1 when features or images are not what was written; --repair removes those
   --prune MB             or 5GB; --older-than AGE, such as 36h, 30d, 8w; both together
-  --clear [KIND]         all, or features, images, sources, scans; asks first
+  --clear [KIND]         all, or features, images, sources, scans, plans; asks first
   --yes                  do not ask
 
 What runs are making or hold open is left, or stays readable for them; other files in the folder and links are not touched.

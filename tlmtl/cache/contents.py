@@ -18,6 +18,7 @@ KINDS = {
     "images": "decoded and resized images",
     "sources": "models that source=pretrain has trained",
     "scans": "what one reading of the files of a data set found",
+    "plans": "which format of a model was fastest on this machine",
 }
 STORES = ("features", "images")  # what output.cache_mb limits
 OTHER = "other"  # not this program's, or of a later version of it
@@ -31,7 +32,8 @@ class Entry:
         of: what it is, in words.
         rows: images or files that it knows; None where they are not counted.
         size: bytes.
-        made, used: seconds since the epoch.
+        made: seconds since the epoch; None where that is not known.
+        used: the last time that is known.
     """
 
     kind: str
@@ -39,14 +41,14 @@ class Entry:
     of: str
     rows: int | None
     size: int
-    made: float
+    made: float | None
     used: float
 
 
 def entries(root: Path) -> list[Entry]:
     """All that lies in the folder, by kind and then the last used first."""
     stores = [_store(one) for one in kept.stores(root)]
-    found = [*stores, *_sources(root / "sources"), *_scans(root / "scans")]
+    found = [*stores, *_sources(root / "sources"), *_scans(root / "scans"), *_plans(root / "plans")]
     known = {one.path for one in found}
     for place in _below(root):
         inside = _below(place) if place.is_dir() and not place.is_symlink() else []
@@ -64,7 +66,7 @@ def remove(entry: Entry) -> str:
     if entry.kind == OTHER:
         return "it is not this program's"
     try:
-        if entry.kind == "scans":
+        if entry.kind in ("scans", "plans"):
             entry.path.unlink(missing_ok=True)
             return ""
         with FileLock(entry.path.with_name(f"{entry.path.name}.lock"), timeout=0):
@@ -138,13 +140,24 @@ def words(kind: str, about: Any) -> str:
     if kind == "images":
         how = [shape, about.get("interpolation"), f"crop {about['crop']}" if about.get("crop") else "whole"]
     else:
-        model = about.get("model") if isinstance(about.get("model"), dict) else {}
-        assert isinstance(model, dict)
-        name = model.get("name") or str(model.get("_target_", "")).rpartition(".")[2]
         view = about.get("view")
         seen = f"{view[0]}, view {view[1]}" if isinstance(view, list) and len(view) > 1 else None
-        how = [name, about.get("where"), shape, seen, about.get("engine"), about.get("precision"), about.get("device")]
+        how = [
+            _model(about),
+            about.get("where"),
+            shape,
+            seen,
+            about.get("engine"),
+            about.get("precision"),
+            about.get("device"),
+        ]
     return ", ".join(str(one) for one in how if one) or "rows"
+
+
+def _model(about: dict[str, Any]) -> str:
+    model = about.get("model")
+    model = model if isinstance(model, dict) else {}
+    return str(model.get("name") or str(model.get("_target_", "")).rpartition(".")[2])
 
 
 def _sources(folder: Path) -> list[Entry]:
@@ -175,7 +188,7 @@ def _scans(folder: Path) -> list[Entry]:
     for path in _below(folder):
         if path.is_file() and not path.is_symlink() and re.fullmatch(r"[0-9a-f]{16}\.parquet", path.name):
             of, rows = _files(path)
-            found.append(Entry("scans", path, of, rows, path.lstat().st_size, *_times(path)))
+            found.append(Entry("scans", path, of, rows, path.lstat().st_size, None, path.lstat().st_mtime))
     return found
 
 
@@ -191,3 +204,19 @@ def _files(path: Path) -> tuple[str, int | None]:
             return f"files below {Path(name).parent}" if "/" in name else "images of a library", file.metadata.num_rows
     except (OSError, KeyError, IndexError, pa.ArrowException):
         return "cannot be read: it is made again", None
+
+
+def _plans(folder: Path) -> list[Entry]:
+    found = []
+    for path in _below(folder):
+        if path.is_file() and not path.is_symlink() and re.fullmatch(r"[0-9a-f]{16}\.json", path.name):
+            found.append(Entry("plans", path, _plan(path), None, path.lstat().st_size, *_times(path)))
+    return found
+
+
+def _plan(path: Path) -> str:
+    try:
+        said = json.loads(path.read_bytes())
+        return ", ".join(map(str, (_model(said["about"]), said["about"]["device"], *said["plan"].values())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "cannot be read: it is made again"

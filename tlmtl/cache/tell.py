@@ -28,7 +28,7 @@ def show(root: Path) -> None:
     now = time.time()
     for one in there:
         rows = "" if one.rows is None else f"{one.rows:,}"
-        ages = [f"{age_of(now - when)} ago" for when in (one.made, one.used)]
+        ages = ["" if when is None else f"{age_of(now - when)} ago" for when in (one.made, one.used)]
         where = one.path.relative_to(root)
         grid.add_row(_plain(one.kind), _plain(one.of), rows, bytes_of(one.size), *ages, _plain(str(where)))
     out.print(grid)

@@ -82,8 +82,8 @@ class Store:
 
         Arguments:
             hashes: int64 (n,), n > 0. The same hash twice is the same row.
-            make: from positions (m,) in `hashes` to their rows: arrays (k, *shape), or tensors on the CPU, whose lengths sum
-                to m.
+            make: from positions (m,) in `hashes`, ascending, to their rows: arrays (k, *shape), or tensors on the CPU,
+                whose lengths sum to m.
             in_memory: up to so many bytes, the rows are one tensor; more are read from files as they are used.
             label: what is made, for a progress bar and the log.
             only_kept: raise NotKept where rows that are more than `in_memory` cannot be kept. Otherwise they are held in a
