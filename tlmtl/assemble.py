@@ -40,6 +40,7 @@ from tlmtl.models.statistics import Statistics
 from tlmtl.optim import Groups, Units, check_optimizer
 from tlmtl.preprocess import Normalize
 from tlmtl.sharing.base import Sharing
+from tlmtl.solvers.base import Solver, check_solver
 from tlmtl.strategies.rules import match, parse_rules
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.imbalance import draw_weights, with_class_weights
@@ -70,6 +71,7 @@ class Assembly:
     tracker: Tracker = field(default_factory=Tracker)
     further: dict[str, Data] = field(default_factory=dict)  # test sets of other data, by name
     cuts: list[Cut] = field(default_factory=list)  # where the backbone is frozen below, and for how long
+    solver: Solver | None = None  # what finds the heads in place of the loop
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -79,6 +81,11 @@ class Assembly:
     def sizes(self) -> dict[str, int]:
         """By stream, how many training examples there are."""
         return {name: len(data.splits["train"]) for name, data in self.data.items()}
+
+    @property
+    def steps(self) -> int:
+        """Of the loop, or settings that a solver tries."""
+        return self.units.total if self.solver is None else self.solver.count(self.units.total) * len(self.tasks)
 
     @property
     def threads(self) -> int:
@@ -137,14 +144,17 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
         raise ConfigError("Nothing trains: every parameter is frozen by 'strategy.rules' at the start of the run.")
     groups.schedule(0, units.total, units)  # a wrong warm-up is told here
     check_optimizer(find_target(cfg.optimizer, "optimizer", "optimizer", allow))
+    solver = cfg.strategy.get("solver")
     target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     groups.optimizer(target, **settings)
     made = Assembly(
         cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, joint, fusion,
-        tracker, also, cuts(model, encoder, groups),
+        tracker, also, cuts(model, encoder, groups), build(solver, "solver", "strategy.solver", allow) if solver else None,
     )  # fmt: skip
     drawn = units.total * cfg.train.batch_size
     reason = why_not(made, drawn)  # a wrong setting is told here
+    if made.solver is not None:
+        check_solver(made.solver, made, reason)
     once = not reason and any(cut.whole and cut.until - cut.start == units.total for cut in made.cuts)
     if drawn >= sum(made.sizes.values()) and not once:  # images are read more than once
         for one in (*data.values(), *also.values()):

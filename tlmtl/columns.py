@@ -17,6 +17,7 @@ COSTS = [
     "seconds_per_step", "peak_memory_mb", "parameters", "parameters_trained",
 ]  # fmt: skip
 PROVENANCE = ["source_hash", "data_hash", "subset_hash", "baseline_id", "skipped", "tlmtl", "torch", "git_sha"]
+PROVENANCE += ["chosen"]  # what validation chose within the run, of strategies that try several settings
 
 # Columns that two identical runs may differ in: measured, not decided.
 MEASURED = [

@@ -23,6 +23,7 @@ from tlmtl.loop import fit
 from tlmtl.progress import Progress, Silent
 from tlmtl.recorder import Recorder
 from tlmtl.results import RunFolder
+from tlmtl.solvers.solve import solve
 from tlmtl.stopping import Stop
 from tlmtl.training import State
 
@@ -96,7 +97,7 @@ def _execute(
     state = recorder.restore() or State()
     checkpoint.seed_everything(cfg.seed) if state.step == 0 else None
     folder.write_history(state.history)  # what an attempt wrote beyond that did not happen
-    progress.start(made.total, state.step)
+    progress.start(parts.steps, state.step)
     tracking.start(parts.tracker, cfg, run_id, state.step, state.history)
     frozen = Frozen(parts, made, machine, files.cache_folder(cfg.output.cache))
     if why := why_not(parts, made.total * cfg.train.batch_size):
@@ -105,6 +106,9 @@ def _execute(
         for phase in frozen.phases(state.step):
             for stream in (*phase.streams.values(), *phase.validation.values()):
                 stream.ready()
+            if parts.solver is not None:
+                solve(parts.solver, phase, state, recorder)  # it writes nothing, so a signal may end it anywhere
+                continue
             with stop.patiently():
                 fit(phase, state, recorder)
         stop.check()
@@ -175,7 +179,7 @@ def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:
 def _opening(parts: Assembly, machine: hardware.Machine) -> str:
     plan = machine.plan
     formats = f"{plan['precision']}, {plan['memory_format']}" + (", compiled" if plan["compiled"] else "")
-    lines = [f"{plan['device']} with {plan['threads']} thread(s), {formats}; {parts.units.total} steps"]
+    lines = [f"{plan['device']} with {plan['threads']} thread(s), {formats}; {_how_long(parts)}"]
     for name, data in parts.data.items():
         sizes = ", ".join(f"{len(where)} {split}" for split, where in data.splits.items())
         lines.append(f"{sizes} examples" if len(parts.data) == 1 else f"{name}: {sizes} examples")
@@ -201,6 +205,10 @@ def _opening(parts: Assembly, machine: hardware.Machine) -> str:
             f"evaluate.also.{name}: {note}" for note in [f"{len(more.splits['test'])} images", *more.examples.notes]
         ]
     return "\n".join(lines)
+
+
+def _how_long(parts: Assembly) -> str:
+    return f"{parts.steps} steps" if parts.solver is None else f"up to {parts.steps} settings are tried"
 
 
 def _log_file(path: Path) -> "_LogFile":

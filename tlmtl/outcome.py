@@ -69,7 +69,7 @@ def finish(
     }
     own = {**hashes(parts), "skipped": sum(data.examples.skipped for data in parts.data.values())}
     shared = {**row(cfg, folder, run_id, "done"), **plan, **costs, **own, **results.provenance()}
-    folder.write_rows([shared | more for more in _measured(sets, parts, state.labels)])
+    folder.write_rows([shared | more for more in _measured(sets, parts, state)])
     folder.write_history(state.history)
     folder.update(
         status="done",
@@ -110,7 +110,7 @@ def _said(parts: Assembly, made: Setup, frozen: Frozen) -> list[Said]:
     return sets + [ask(f"test:{name}", data, data.stream("test", as_trained)) for name, data in parts.further.items()]
 
 
-def _measured(sets: Sequence[Said], parts: Assembly, labels: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+def _measured(sets: Sequence[Said], parts: Assembly, state: State) -> Iterator[dict[str, Any]]:
     """By task, then by fused task, then by further test set and task, the cells of a row that say what was measured."""
     said = {(one.split, id(one.data)): one for one in sets}
     dataset = parts.cfg.composed.choices.get("dataset")
@@ -120,7 +120,7 @@ def _measured(sets: Sequence[Said], parts: Assembly, labels: Mapping[str, int]) 
         for task in data.tasks.values():
             found = {one.split: measure(task, one.predictions) for one in (val, test)}
             yield (
-                _task(task, labels) | own | _metrics(task, "val", found["val"]) | _metrics(task, "test", found["test"])
+                _task(task, state) | own | _metrics(task, "val", found["val"]) | _metrics(task, "test", found["test"])
             )
         splits = {"val": val.predictions, "test": test.predictions}
         for name, fused in fused_metrics(parts.fusion, parts.tasks, splits).items():
@@ -131,11 +131,12 @@ def _measured(sets: Sequence[Said], parts: Assembly, labels: Mapping[str, int]) 
         about = {"dataset": f"{dataset}->{also}", "data_hash": data.hash, "skipped": data.examples.skipped}
         for task in data.tasks.values():
             there = measure(task, said[f"test:{also}", id(data)].predictions)
-            yield _task(task, labels) | about | _metrics(task, "test", there)
+            yield _task(task, state) | about | _metrics(task, "test", there)
 
 
-def _task(task: Task, labels: Mapping[str, int]) -> dict[str, Any]:
-    return {"task": task.name, "kind": task.kind, "primary": task.primary, "labels_seen": labels.get(task.name, 0)}
+def _task(task: Task, state: State) -> dict[str, Any]:
+    about = {"task": task.name, "kind": task.kind, "primary": task.primary}
+    return {**about, "labels_seen": state.labels.get(task.name, 0), "chosen": state.chosen.get(task.name)}
 
 
 def _metrics(task: Task, split: str, found: Mapping[str, float]) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ class Strategy:
     rules: list[dict[str, Any]] = field(default_factory=list)
     tasks: Any = "default"
     terms: dict[str, Any] = field(default_factory=dict)
+    solver: dict[str, Any] | None = None  # finds the heads of a frozen backbone in place of the training loop
 
 
 @dataclass

@@ -69,6 +69,7 @@ class State:
     sums: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)
     examples: int = 0
     labels: dict[str, int] = field(default_factory=dict)  # by task, how many labelled examples were seen
+    chosen: dict[str, str] = field(default_factory=dict)  # by task, the settings that a solver chose by validation
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "eval": 0.0, "wait": 0.0})
 
     def note(self, name: str, values: Mapping[str, float]) -> None:

@@ -15,6 +15,7 @@ from tlmtl.activations import Activations
 from tlmtl.data.dataset import Data
 from tlmtl.data.streams import Stream
 from tlmtl.errors import ConfigError
+from tlmtl.features import engines
 from tlmtl.features.cuts import Cut
 from tlmtl.features.extract import Extractor, Run
 from tlmtl.hardware import Machine
@@ -35,6 +36,7 @@ def why_not(run: Run, drawn: int) -> str:
     settings = run.cfg.features
     if settings.cache not in CACHE:
         raise ConfigError(f"'features.cache' should be one of {', '.join(CACHE)}. Found '{settings.cache}'.")
+    engines.check(settings.engine)
     if settings.views is not None and settings.views < 1:
         raise ConfigError(f"'features.views' should be 1 or more, or null for none. Found {settings.views}.")
     if settings.memory_mb < 0:
@@ -64,7 +66,7 @@ def _reason(run: Run, drawn: int) -> str:
             "or features.views=4, which keeps so many augmented views of each training image"
         )
     examples = sum(len(data.splits["train"]) for data in run.data.values())
-    if settings.cache == "auto" and drawn < examples:
+    if settings.cache == "auto" and drawn < examples and run.solver is None:
         return "the run draws fewer examples than there are"
     return ""
 
@@ -86,7 +88,7 @@ class Frozen:
     @property
     def engine(self) -> str | None:
         """What computed the activations: the name of the engine."""
-        return next((one.engine.name for one in self.extractors.values()), None)
+        return next((one.names[0] for one in self.extractors.values() if one.fits), None)
 
     def phases(self, step: int) -> Iterator[Setup]:
         """The set-ups by which the run is trained from `step` on, one after another, each until its end."""

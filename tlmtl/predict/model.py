@@ -13,8 +13,9 @@ from torch import Tensor
 from tlmtl.config import build, typed
 from tlmtl.data.decode import decode_fast
 from tlmtl.errors import ConfigError
+from tlmtl.models.by_task import part_of
 from tlmtl.models.encoder import Encoder
-from tlmtl.models.heads import make_head
+from tlmtl.models.heads import head_as, make_head
 from tlmtl.models.source import CHOSEN, SEEN, read_model, read_record
 from tlmtl.models.statistics import Statistics
 from tlmtl.preprocess import SIDE, Normalize, Preprocess, cover, is_side
@@ -84,11 +85,14 @@ def rebuilt(tensors: dict[str, Tensor], about: Mapping[str, Any], path: Path, al
         settings = typed(Head, nodes["head"], "head")
         shape = (max(channels, len(about["preprocess"].mean)), *size)  # grey is repeated where a model takes colour
         heads = {name: make_head(task, encoder.feature_size, shape, settings) for name, task in tasks.items()}
+        for name, told in (about.get("heads") or {}).items():  # of a kind that `head` does not say
+            examples = len(tensors[f"heads.{part_of(name)}.examples"])
+            heads[name] = head_as(told, tasks[name], encoder.feature_size, examples)
         shared = build(nodes["sharing"], "sharing", allow=allow, encoder=encoder, heads=heads)
         model: Sharing = _made(Sharing, shared, "sharing")
         if parts:
             model.statistics = Statistics(model, list(parts))
-    except (TypeError, ValueError, AttributeError, RuntimeError, OmegaConfBaseException) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OmegaConfBaseException) as error:
         raise ConfigError(f"The model that {path} tells of cannot be built: {_told(error)}.") from error
     try:
         model.load_state_dict(tensors)
