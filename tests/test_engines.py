@@ -182,9 +182,6 @@ def test_auto_takes_the_next_where_one_is_not_installed(quick, monkeypatch, capl
     module, pixels = quick
     assert chosen(module, pixels, 10**9).name == "openvino" and not caplog.records
     assert chosen(module, pixels, 10**9, "bf16-mixed").name == "openvino"
-        "bf16",
-        "fp32",
-    )  # fp32 on processors without bfloat16
     absent(monkeypatch, "openvino")
     assert chosen(module, pixels, 10**9).name == "onnxruntime" and not caplog.records
     absent(monkeypatch, "onnxscript")
