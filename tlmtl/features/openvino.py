@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-TELEMETRY = (
+TELEMETRY = "openvino_telemetry"  # a package that it brings along, and that tells its makers whenever OpenVINO is imported
     "openvino_telemetry"  # a package that it brings along, and that reports to its makers each time it is imported
 )
 
