@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-TELEMETRY = "openvino_telemetry"  # a package that it brings along, and that tells its makers whenever OpenVINO is imported
-    "openvino_telemetry"  # a package that it brings along, and that reports to its makers each time it is imported
-)
+TELEMETRY = "openvino_telemetry"  # brought along by OpenVINO, which tells its makers with it that it was imported
 
 
 def load(graph: bytes, threads: int, half: bool) -> tuple[Callable[[Tensor], Tensor], str]:
