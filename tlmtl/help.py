@@ -88,6 +88,8 @@ those above one half, and each one's probability), error. Flags:
   --image COLUMN         the column of a CSV or Parquet file that names the images (found when not given)
   --encoding NAME        of a CSV file (utf-8); --delimiter CHARACTER between its cells (found when not given)
   --batch-size N         images at a time (32)
+  --engine NAME          what runs the backbone: torch, onnxruntime, openvino, or auto (the fastest installed one that pays
+                         for its start and gives what torch gives)
   --allow PACKAGE        a package of your own that the run was trained with
 Exit code: 0 done, 1 some images could not be read (their rows say why), 2 nothing could be predicted.
 """,

@@ -18,7 +18,7 @@ from tlmtl.models.encoder import Encoder
 from tlmtl.models.heads import head_as, make_head
 from tlmtl.models.source import CHOSEN, SEEN, read_model, read_record
 from tlmtl.models.statistics import Statistics
-from tlmtl.preprocess import SIDE, Normalize, Preprocess, cover, is_side
+from tlmtl.preprocess import SIDE, Preprocess, cover, is_side
 from tlmtl.schema import Head
 from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
@@ -135,24 +135,3 @@ def _made(kind: type[T], found: Any, key: str) -> T:
     if not isinstance(found, kind):
         raise TypeError(f"its {key}._target_ should make a {kind.__name__}, and made a {type(found).__name__}")
     return found
-
-
-class Engine:
-    """Runs a model on batches of images: uint8 (n, C, H, W) -> by task, what is stored as a prediction (n, outputs)."""
-
-    def __init__(self, trained: Trained) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # a copy of the weights in the order that convolutions on colour images are fastest in; the numbers agree to 1e-6
-        self.format = torch.channels_last if trained.channels == 3 else torch.contiguous_format
-        self.model = trained.model.to(self.device).to(memory_format=self.format)
-        self.tasks, self.parts = trained.tasks, trained.parts
-        self.normalize = Normalize(trained.preprocess)
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        inputs = self.normalize(images.to(self.device)).contiguous(memory_format=self.format)
-        found: dict[str, Tensor] = {}
-        for part, tasks in self.parts.items():
-            with self.model.on(part):
-                found |= self.model(inputs, tasks).heads
-        return {name: task.own_unit(task.kept(found[name], inputs)[0]).cpu() for name, task in self.tasks.items()}
