@@ -62,7 +62,7 @@ class NeighbourHead(nn.Module):
         weights = (cosines / self.temperature).softmax(1)
         labels = self.labels[numbers]
         if self.says == "classification":
-            shares = torch.zeros(len(cosines), self.outputs, dtype=weights.dtype, device=weights.device)
+            shares = weights.new_zeros(weights.shape[0], self.outputs)
             votes = k * shares.scatter_add(1, labels, weights) * self.class_weights
             total = votes.sum(1, keepdim=True) + self.smoothing
             return ((votes + self.smoothing / self.outputs) / total).log()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 AT_ONCE = 2**21  # numbers of a piece of a large matrix in double precision
 RANK = 1e-10  # of the largest variance: directions of less are rounding
 LEAST = 1e-3  # of the largest that the curvature of the loss can be; a guess below serves nobody
-CLOSE = 1e-6  # what the minimum may be missed by, relative
+CLOSE = 1e-8  # what the minimum may be missed by, relative
 ROUNDS, ALIKE = 4, 2.0  # times that coordinates are scaled anew, where the curvature was found to be so much other
 MEMORY = 10  # steps that L-BFGS remembers
 
@@ -191,6 +191,8 @@ class _Problem:
 
         start = torch.cat([weight / self.scale, bias[:, None] / self.side], 1)
         shape = start.shape
+        if not start.numel():
+            return weight, bias
         first, _ = self._value(start)
         found = minimize(
             lambda flat: _numbers(*self._value(torch.from_numpy(flat).view(shape))),
