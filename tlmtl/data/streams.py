@@ -131,6 +131,14 @@ class Stream:
         other.known, other.lookahead = known, 0 if in_memory else DEPTH
         return other
 
+    def passing(self) -> "Stream":
+        """This stream, each of whose images is read when it is wanted and not kept."""
+        if "kept" in vars(self):
+            return self
+        other = copy.copy(self)
+        other.keep, other.resized, other.lookahead = False, None, DEPTH
+        return other
+
     @cached_property
     def kept(self) -> Tensor | Rows | None:
         """All images, uint8 (n, C, H, W), in memory or in files of the cache; None where each is read when a batch wants it."""

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from contextlib import closing
+from dataclasses import asdict
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from tlmtl.data.dataset import Data
+from tlmtl.data.feed import ahead
 from tlmtl.data.streams import Stream, generator_for
 from tlmtl.features.cuts import Cut
+from tlmtl.features.engines import Engines, Unusable, version
 from tlmtl.hardware import Machine
 from tlmtl.models.encoder import Encoder, evaluating
 from tlmtl.models.source import hash_state
@@ -35,13 +38,7 @@ class Run(Protocol):
     model: Sharing
     terms: dict[str, Any]
     cuts: list[Cut]
-
-
-@dataclass
-class Torch:
-    """The engine that is always there: the backbone itself, on the run's device and in its precision."""
-
-    name: str = "torch"
+    solver: Any  # finds the heads in place of the loop; None where there is none
 
 
 class Extractor:
@@ -59,7 +56,6 @@ class Extractor:
     def __init__(self, run: Run, cut: Cut, machine: Machine, stream: Stream, cache: Path) -> None:
         self.run, self.cut, self.machine, self.cache = run, cut, machine, cache
         self.front = cut.front(run.encoder.module)
-        self.engine = Torch()
         settings = run.cfg.features
         self.shape = stream.shape()
         row = self._call(stream.normalize(torch.zeros(1, *self.shape, dtype=torch.uint8))).numel() * 4
@@ -70,6 +66,9 @@ class Extractor:
         )
         self.in_memory = row * images <= settings.memory_mb * 2**20
         self.fits = cut.whole or self.in_memory
+        image = self._input(stream.normalize(torch.zeros(1, *self.shape, dtype=torch.uint8)))
+        self.engines = Engines(self.front, image, settings.engine, machine.plan["precision"], images, self._call)
+        self.names = list(self.engines.names)  # the first of them that can be used; once it is known, that one alone
         if not self.fits:
             log.info(
                 "What the frozen part of the backbone gives at %s takes %d MB, more than features.memory_mb=%d: it is "
@@ -82,23 +81,35 @@ class Extractor:
         Arguments:
             view: which augmented view of each image; None for the images as they are.
         """
-        store = Store(self.cache, "features", self._about(stream, data, hashes, view), self.run.cfg.output.cache_mb)
-        budget = self.run.cfg.features.memory_mb * 2**20 if self.in_memory else 0
-        found = store.fetch(hashes, lambda at: self._make(stream, at, view), budget, f"Computing {self.cut.where}")
+        limit, budget = self.run.cfg.output.cache_mb, self.run.cfg.features.memory_mb * 2**20 if self.in_memory else 0
+        for name in self.names:
+            store = Store(self.cache, "features", self._about(name, stream, data, hashes, view), limit)
+            make = partial(self._make, name, stream, view)
+            try:
+                found = store.fetch(hashes, make, budget, f"Computing {self.cut.where}")
+            except Unusable:
+                if name == self.names[-1]:
+                    raise
+                continue
+            break
+        self.names = [name]
         if found.made:
             log.info(
                 "%s of %d images computed once by %s and kept: %.1f s.",
-                self.cut.where.capitalize(), found.made, self.engine.name, found.seconds,
+                self.cut.where.capitalize(), found.made, name, found.seconds,
             )  # fmt: skip
         return found
 
-    def _make(self, stream: Stream, positions: np.ndarray, view: int | None) -> Iterator[np.ndarray]:
-        """The activations of the stream's images at `positions`, batch by batch."""
+    def _make(self, engine: str, stream: Stream, view: int | None, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """The activations of the stream's images at `positions`, batch by batch. Raises Unusable, before the first of them, for
+        an engine that does not take this network."""
+        self.call = self.engines.make(engine, self._batch(stream.input(torch.tensor([0]))))
         wanted = torch.from_numpy(np.asarray(positions, dtype=np.int64))
         with evaluating(self.front):
             if view is None:
-                for at in wanted.split(BATCH):
-                    yield self._filled(stream.input(at)).numpy()
+                with closing(ahead(stream.input, wanted.split(BATCH), stream.lookahead)) as feed:
+                    for input, _ in feed:
+                        yield self._filled(input).numpy()
                 return
             # Augmented views are drawn for batches of the stream, so that it does not matter which of them are missing.
             for number in torch.unique(wanted // BATCH).tolist():
@@ -108,18 +119,25 @@ class Extractor:
 
     def _filled(self, input: Tensor) -> Tensor:
         """The activations of (n, C, H, W), n up to BATCH, computed in a batch of that size."""
-        n = len(input)
-        return self._call(input if n == BATCH else torch.cat([input, input[:1].expand(BATCH - n, -1, -1, -1)]))[:n]
+        return self.call(self._batch(input))[: len(input)]
+
+    def _batch(self, input: Tensor) -> Tensor:
+        """(n, C, H, W), filled up to BATCH images, on the device and in the layout of the run."""
+        left = BATCH - len(input)
+        return self._input(torch.cat([input, input[:1].expand(left, -1, -1, -1)]) if left else input)
+
+    def _input(self, images: Tensor) -> Tensor:
+        return images.to(self.machine.device, memory_format=self.machine.memory_format)
 
     @torch.inference_mode()
     def _call(self, input: Tensor) -> Tensor:
         first = next(self.front.parameters())
-        input = input.to(self.machine.device, memory_format=self.machine.memory_format)
+        input = self._input(input)
         with evaluating(self.front), self.machine.fabric.autocast():
             made = self.front(input.to(first.dtype) if first.dtype == torch.bfloat16 else input)
         return made.float().cpu()
 
-    def _about(self, stream: Stream, data: Data, hashes: np.ndarray, view: int | None) -> dict[str, Any]:
+    def _about(self, engine: str, stream: Stream, data: Data, hashes: np.ndarray, view: int | None) -> dict[str, Any]:
         """All that the activations of an image depend on, beside its pixels."""
         images, plan = data.examples.images, self.machine.plan
         about = {
@@ -131,8 +149,7 @@ class Extractor:
             "shape": list(self.shape),
             "channels": images.channels,
             "cropped": not getattr(images, "same_shape", True),
-            "engine": self.engine.name,
-            "torch": torch.__version__,
+            "engine": [engine, version(engine)],
             **{key: plan[key] for key in ("device", "precision", "threads", "memory_format")},
         }
         if view is not None:

@@ -130,7 +130,9 @@ class Frozen:
             return stream
         hashes = data.examples.hashes[data.splits[split]]
         views = (self.run.cfg.features.views or 0) if data.augment != "none" and split == "train" else 0
-        found = [extractor.rows(stream, hashes, data, view) for view in (range(views) if views else (None,))]
+        # Images that nothing else will ask for are not held in memory.
+        images = stream.passing() if cut.whole and cut.until == self.made.total else stream
+        found = [extractor.rows(images, hashes, data, view) for view in (range(views) if views else (None,))]
         self.seconds += sum(one.seconds for one in found)
         rows = [one.rows for one in found]
         return stream.as_activations(
