@@ -9,7 +9,6 @@ and the highest. Goals: 2 for ResNet-18 and 1.3 for EfficientNet-Lite0 over the 
 """
 
 import contextlib
-import copy
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from tlmtl.assemble import assemble, setup
 from tlmtl.checkpoint import seed_everything
 from tlmtl.hardware import MEMORY_FORMATS
 from tlmtl.loop import fit
-from tlmtl.timing import Format
+from tlmtl.timing import Format, copied
 from tlmtl.training import Setup, State, Watch
 
 LR, BATCH = 1e-3, 32
@@ -40,24 +39,15 @@ class Never(Watch):
 
 def prepared(words: list[str], steps: int, cache: str) -> tuple[Setup, Format, str]:
     """The set-up of a run in the formats that tlmtl chose, as if the run was long enough for all of them to be timed."""
-    cfg = tlmtl.compose(
-        [
-            *["strategy=from_scratch", "dataset.labels_per_class=50", "model.image_size=128", "hardware=fast"],
-            *[
-                "hardware.compile=false",
-                f"train.batch_size={BATCH}",
-                f"train.epochs={steps}st",
-                f"output.cache={cache}",
-                *words,
-            ],
-        ]
-    )
+    usual = ["strategy=from_scratch", "dataset.labels_per_class=50", "model.image_size=128", "hardware=fast"]
+    more = ["hardware.compile=false", f"train.batch_size={BATCH}", f"train.epochs={steps}st", f"output.cache={cache}"]
+    cfg = tlmtl.compose([*usual, *more, *words])
     parts = assemble(cfg)
     usual = execution.machine(parts)
     made = setup(parts, usual)
     for stream in made.streams.values():
         stream.ready()
-    found = execution._time(parts, usual, made)
+    found = execution.timed(parts, usual, made)
     machine = execution.machine(parts, vars(found.chosen))
     made = execution.on(made, machine)
     made.evaluate_every = made.checkpoint_every = made.total + 1
@@ -66,7 +56,7 @@ def prepared(words: list[str], steps: int, cache: str) -> tuple[Setup, Format, s
 
 
 def ours(made: Setup) -> float:
-    made = copied(made)
+    made = copied(made, made.until or made.total)
     seed_everything(0)
     state = State()
     fit(made, state, Never())
@@ -75,7 +65,7 @@ def ours(made: Setup) -> float:
 
 def by_hand(made: Setup, format: Format, tutorial: bool) -> float:
     """The same steps in a loop of one's own."""
-    made = copied(made)
+    made = copied(made, made.until or made.total)
     layout = MEMORY_FORMATS[format.memory_format]
     model, stream = made.model.to(memory_format=layout), made.streams["target"]
     backbone, head = model.backbone, model.heads["digit"]
@@ -108,10 +98,6 @@ def by_hand(made: Setup, format: Format, tutorial: bool) -> float:
             if step == end:
                 break
     return (time.perf_counter() - began) / step
-
-
-def copied(made: Setup) -> Setup:
-    return timing._copy(made, made.until or made.total)
 
 
 def compare(name: str, words: list[str], goal: float, steps: int, times: int, cache: str) -> None:

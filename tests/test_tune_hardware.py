@@ -186,7 +186,7 @@ def test_timing_changes_nothing_of_a_run(words, always):
         made = setup(parts, usual)
         torch.manual_seed(5)
         if timed:
-            found = execution._time(parts, usual, made)
+            found = execution.timed(parts, usual, made)
             assert len([one for one in found.record["formats"] if one["seconds_per_step"]]) == 4, found.record
         made = dataclasses.replace(made, evaluate_every=100, until=3)
         fit(made, state := State(), Watch())
@@ -389,8 +389,10 @@ def seen(loss=1.0, norm=2.0, outputs=(1.0, 2.0)):
         (seen(loss=1.019), ""),
         (seen(loss=1.021), "loss of t"),
         (seen(loss=float("nan")), "loss of t"),
-        (seen(norm=2.19), ""),
-        (seen(norm=1.7), "norm of the gradient"),
+        (seen(norm=3.9), ""),
+        (seen(norm=0.9), "norm of the gradient"),
+        (seen(norm=4.1), "norm of the gradient"),
+        (seen(norm=float("nan")), "norm of the gradient"),
         (seen(outputs=(1.0, 2.5)), "outputs of an evaluation"),
         (seen(outputs=(1.0, float("inf"))), "outputs of an evaluation"),
     ],

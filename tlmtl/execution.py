@@ -116,7 +116,7 @@ def _remembered(parts: Assembly, usual: Machine, made: Setup, about: Mapping[str
         if steps:
             for stream in made.streams.values():
                 stream.ready()
-        timing = _time(parts, usual, made)
+        timing = timed(parts, usual, made)
         plan = dataclasses.asdict(timing.chosen)
         found = {"version": VERSION, "about": full, "plan": plan, "line": timing.line, "timing": timing.record}
         if timing.record["formats"]:
@@ -124,7 +124,7 @@ def _remembered(parts: Assembly, usual: Machine, made: Setup, about: Mapping[str
     return found
 
 
-def _time(parts: Assembly, usual: Machine, made: Setup) -> Timing:
+def timed(parts: Assembly, usual: Machine, made: Setup) -> Timing:
     left, plan = hardware.tuned(parts.cfg.hardware), usual.plan
     precisions = [plan["precision"]]
     if "precision" in left and hardware.takes_16_bits(usual.device):
