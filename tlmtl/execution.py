@@ -34,6 +34,8 @@ def image_steps(parts: Assembly) -> int:
     """How many of a run's steps take images through the backbone, or a part of it: a backbone that is frozen as a whole does
     so once, before training."""
     total = parts.units.total
+    if parts.solver is not None:
+        return 0  # it takes every image once
     if why_not(parts, total * parts.cfg.train.batch_size):
         return total
     return total - sum(cut.until - cut.start for cut in parts.cuts if cut.whole)
