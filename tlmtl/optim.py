@@ -203,6 +203,10 @@ class Groups:
         if thawed:
             set_modes(self.model)
             self.shared = self.shared_at(step)
+        return self.rate(step)
+
+    def rate(self, step: int) -> float:
+        """The base learning rate at `step`."""
         return self.lr * self.schedule(step, self.units.total, self.units)
 
     def shared_at(self, step: int) -> list[nn.Parameter]:

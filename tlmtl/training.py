@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tlmtl.branches import Branches
 from tlmtl.data.streams import Stream
+from tlmtl.errors import TrainingError
 from tlmtl.models.encoder import Output
 from tlmtl.optim import Groups
 from tlmtl.sharing.base import Sharing
@@ -93,3 +94,11 @@ class Watch:
     def stop_asked(self, state: State) -> Exception | None:
         """Asked at each step's end: what to raise there, once the state is saved; None to go on."""
         return None
+
+
+def not_finite(what: str, value: float, step: int, total: int) -> TrainingError:
+    """Why a run ends whose loss is infinite or no number."""
+    return TrainingError(
+        f"{what} became {value} at step {step} of {total}. A smaller optimizer.lr, train.clip=1.0 or a longer "
+        "schedule.warmup may help."
+    )
