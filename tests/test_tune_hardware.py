@@ -41,7 +41,14 @@ def cache(tmp_path):
 @pytest.fixture
 def always(monkeypatch):
     """Every run is long enough, and what comes out is the format with 16 bits and channels last."""
-    for name, value in (("LEAST", 0.0), ("FEWEST", 1), ("SHARE", 1e9), ("ROUNDS", 1), ("COMPILING", 1e12)):
+    for name, value in (
+        ("LEAST", 0.0),
+        ("FEWEST", 1),
+        ("SHARE", 1e9),
+        ("ROUNDS", 1),
+        ("COMPILING", 1e12),
+        ("UNREST", 1e9),
+    ):
         monkeypatch.setattr(timing, name, value)
     monkeypatch.setattr(hardware, "takes_16_bits", lambda device: True)
     monkeypatch.setattr(execution.Formats, "_best", lambda self, work: BOTH)
@@ -313,10 +320,11 @@ class Fake(Formats):
     def spent(self):
         return self.clock
 
-    def _visit(self, format, work, steps):
+    def _visit(self, format, work, steps, limit=None):
         seen = self.seen.setdefault(format, Seen())
         second = self.step[format]
         seen.steps += [second] * steps
+        seen.visits.append(second)
         seen.evaluations += [second / 100]
         seen.apart = "the loss is off" if format in self.off else ""
         self.clock += second * (steps + 2)
@@ -362,11 +370,47 @@ def test_timing_takes_three_percent_of_a_run_at_most(second, others, steps):
         assert seconds[found.chosen] < 0.95 * seconds[LAST]
 
 
+def test_a_machine_that_does_other_work_is_not_timed():
+    class Busy(Fake):
+        def _visit(self, format, work, steps, limit=None):
+            super()._visit(format, work, steps)
+            if format == HALF:
+                self.seen[HALF].visits[-1] *= len(self.seen[HALF].visits)  # 0.5, 1.0, 1.5 s
+
+    timer = Busy(dict(zip(ALL, [1.0, 0.8, 0.5, 0.4], strict=True)))
+    found = timer.choose(ALL, Work(0, 10_000, 0), False)
+    assert found.chosen == LAST and "made the same step take 500 to 1500 ms" in found.line
+    assert not found.record["trusted"] and not found.record["complete"]
+
+
+def test_steps_that_turn_out_slow_end_the_timing(monkeypatch):
+    """Steps take a hundred seconds from the second visit on: one of them, and no more."""
+    monkeypatch.setattr(timing, "LEAST", 0.0)
+    monkeypatch.setattr(hardware, "takes_16_bits", lambda device: True)
+    cfg = compose(*FAST, "train.epochs=2000st")
+    parts = assemble(cfg)
+    usual = execution.machine(parts)
+    made = setup(parts, usual)
+    timer = Formats(made, lambda one: execution.machine(parts, vars(one)), execution.on, LAST)
+    real, late = timing.time.perf_counter, [0.0]
+    watch = timing._Stopwatch.stepped
+
+    def slow(self, state, losses):
+        late[0] += 100.0 if timer.longest else 0.0
+        watch(self, state, losses)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: real() + late[0])
+    monkeypatch.setattr(timing._Stopwatch, "stepped", slow)
+    found = timer.choose(ALL, Work(0, 100_000, 0), False)
+    assert late[0] == 100.0 and found.chosen == LAST
+    assert [one["memory_format"] for one in found.record["formats"]] == ["contiguous"]
+
+
 def test_compiling_is_tried_in_long_runs_alone():
     calls = []
 
     class Compiled(Fake):
-        def _visit(self, format, work, steps):
+        def _visit(self, format, work, steps, limit=None):
             calls.append(format)
             super()._visit(dataclasses.replace(format, compiled=False), work, steps)
 
@@ -379,7 +423,7 @@ def test_compiling_is_tried_in_long_runs_alone():
 
 
 def seen(loss=1.0, norm=2.0, outputs=(1.0, 2.0)):
-    return Seen([1.0], [1.0], {"t": loss}, norm, torch.tensor(outputs))
+    return Seen([1.0], [1.0], [1.0], {"t": loss}, norm, torch.tensor(outputs))
 
 
 @pytest.mark.parametrize(
@@ -404,7 +448,14 @@ def test_formats_agree_within_the_tolerance(other, word):
 
 def test_a_format_that_fails_is_not_chosen(tmp_path, cache, always, monkeypatch):
     monkeypatch.undo()
-    for name, value in (("LEAST", 0.0), ("FEWEST", 1), ("SHARE", 1e9), ("ROUNDS", 1), ("COMPILING", 1e12)):
+    for name, value in (
+        ("LEAST", 0.0),
+        ("FEWEST", 1),
+        ("SHARE", 1e9),
+        ("ROUNDS", 1),
+        ("COMPILING", 1e12),
+        ("UNREST", 1e9),
+    ):
         monkeypatch.setattr(timing, name, value)
     monkeypatch.setattr(hardware, "takes_16_bits", lambda device: True)
     real = hardware.machine

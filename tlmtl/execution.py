@@ -121,7 +121,7 @@ def _remembered(parts: Assembly, usual: Machine, made: Setup, about: Mapping[str
         timing = timed(parts, usual, made)
         plan = dataclasses.asdict(timing.chosen)
         found = {"version": VERSION, "about": full, "plan": plan, "line": timing.line, "timing": timing.record}
-        if timing.record["formats"]:
+        if timing.record["formats"] and timing.record["trusted"]:
             _keep(path, found)
     return found
 

@@ -4,6 +4,7 @@ it is."""
 import copy
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ SHARE = 0.03  # of the predicted run that timing may take
 LEAST = 60.0  # seconds that a run should last to be worth it
 FEWEST = 150  # steps: of fewer, the first two and an evaluation are that share already
 GAIN = 0.05  # what another format than the usual one should save at least: less is noise
+UNREST = (
+    1.5  # how much longer the fastest step of one visit may take than that of another: more, and other work decides
+)
 COMPILING = 120.0  # seconds that compiling may take, twice what was measured (docs/performance.md)
 # How far a format may be from the plainest one: relative, in a step's losses and in an evaluation's outputs. The norm of one
 # batch's gradient may be half or twice as large and no more: in 32 bits, too, pixels that changed by 2**-9 of themselves
@@ -67,6 +71,7 @@ class Seen:
     """What visits of one format gave: seconds of steps, seconds an image in evaluation, what the first step computed."""
 
     steps: list[float] = field(default_factory=list)
+    visits: list[float] = field(default_factory=list)  # the fastest step of each
     evaluations: list[float] = field(default_factory=list)
     losses: Mapping[str, float] = field(default_factory=dict)
     norm: float = 0.0
@@ -104,6 +109,7 @@ class Formats:
         self.began = time.perf_counter()
         self.longest = 0.0  # seconds of a visit
         self.complete = False  # whether there was time for every format
+        self.trusted = True  # whether it is worth keeping
 
     @property
     def spent(self) -> float:
@@ -129,14 +135,24 @@ class Formats:
             for format in formats:
                 apart = format in self.seen and self.seen[format].apart
                 if not apart and self.spent + self.longest < limit:
-                    self._visit(format, work, STEPS)
+                    self._visit(format, work, STEPS, limit)
+        slowest, fastest = self._unrest()
+        if slowest > UNREST * fastest:
+            self.trusted = False
+            busy = f"other work on this machine made the same step take {fastest * 1e3:.0f} to {slowest * 1e3:.0f} ms"
+            return self._end(self.usual, work, f"{busy}, so that timing says nothing")
         best = self._best(work)
         self.complete = all(format in self.seen for format in formats) and not compiling
         if compiling and limit - self.spent > COMPILING:
             self.complete = True
-            self._visit(dataclasses.replace(best, compiled=True), work, 2 * STEPS)
+            self._visit(dataclasses.replace(best, compiled=True), work, 2 * STEPS, limit)
             best = self._best(work)
         return self._end(best, work, "")
+
+    def _unrest(self) -> tuple[float, float]:
+        """The fastest step of the slowest and of the fastest visit, of the format in which they differ most."""
+        several = [(max(one.visits), min(one.visits)) for one in self.seen.values() if not one.apart]
+        return max(several, key=lambda pair: pair[0] / pair[1])
 
     def _best(self, work: Work) -> Format:
         """The usual format, unless another one that agrees saves enough."""
@@ -165,6 +181,7 @@ class Formats:
             "predicted_seconds": predicted,
             "steps": work.steps,
             "complete": self.complete,
+            "trusted": self.trusted,
         }
         line = f"{chosen}: {why}." if why else self._line(chosen, predicted or 0.0)
         return Timing(chosen, line, record)
@@ -183,24 +200,36 @@ class Formats:
             f"({before * 1e3:.0f} ms).{apart}"
         )
 
-    def _visit(self, format: Format, work: Work, steps: int) -> None:
-        """Time an evaluation and `steps` steps in `format`, each after one that warms up, and compare what they give."""
+    def _visit(self, format: Format, work: Work, steps: int, limit: float = math.inf) -> None:
+        """Time an evaluation and `steps` steps in `format`, each after one that warms up, and compare what they give; none that
+        would begin when timing has taken `limit` seconds."""
         began = time.perf_counter()
         seen = self.seen.setdefault(format, Seen())
+        before = len(seen.steps)
         try:
             with _as_it_was():
                 trial = self.wrap(copied(self.made, work.start + steps + 1), self.make(format))
                 if not format.compiled:  # whatever the run will be: compiling takes longer than timing may
                     trial = dataclasses.replace(trial, forward=None)
                 _evaluate(trial, seen)
-                watch = _Stopwatch(trial, seen)
+                watch = _Stopwatch(trial, seen, self.began + limit)
                 fit(trial, State(step=work.start), watch)
-            seen.apart = seen.apart or _apart(next(iter(self.seen.values())), seen)
+        except _LateError:
+            pass
         except Stopped:
             raise
         except Exception as error:  # a format that this machine, this torch or this model does not take
             seen.apart = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if not seen.steps and not seen.apart:
+            del self.seen[format]  # there was no time for it
+            return
+        seen.visits += [min(seen.steps[before:])] if seen.steps[before:] else []
+        seen.apart = seen.apart or _apart(next(iter(self.seen.values())), seen)
         self.longest = max(self.longest, (time.perf_counter() - began) * (STEPS + 1) / (steps + 1))
+
+
+class _LateError(Exception):
+    pass
 
 
 @contextmanager
@@ -243,8 +272,8 @@ def _evaluate(trial: Setup, seen: Seen) -> None:
 class _Stopwatch(Watch):
     """Notes what each step but the first takes, and what the first computes."""
 
-    def __init__(self, trial: Setup, seen: Seen) -> None:
-        self.trial, self.seen = trial, seen
+    def __init__(self, trial: Setup, seen: Seen, end: float) -> None:
+        self.trial, self.seen, self.end = trial, seen, end
         self.steps = 0
         self.waited, self.began = 0.0, time.perf_counter()
 
@@ -261,6 +290,8 @@ class _Stopwatch(Watch):
             self.seen.norm = float(torch.stack(gradients).norm()) if gradients else 0.0
         self.steps += 1
         self.waited, self.began = state.seconds["wait"], time.perf_counter()
+        if self.began > self.end:
+            raise _LateError
 
 
 def _apart(plain: Seen, seen: Seen) -> str:
