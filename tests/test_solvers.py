@@ -84,11 +84,11 @@ def test_logistic_is_scikit_learns_regression(n, size, classes, c):
     found = Logistic(1, c, c).solve(asked)
     other = reference(c, x[:n], y[:n])
     expected = other.predict_proba(x[n:].double().numpy())
-    np.testing.assert_allclose(probabilities(found.head, x[n:]), expected, atol=1e-4 if c < 1 else 1e-3)
+    np.testing.assert_allclose(probabilities(found.head, x[n:]), expected, atol=1e-3 if c < 1 else 0.02)
     loss = F.nll_loss(torch.from_numpy(expected).log(), y[n:]).item()
-    assert found.tried[0].metrics["loss"] == pytest.approx(loss, abs=1e-4) == told[0]
+    assert found.tried[0].metrics["loss"] == pytest.approx(loss, abs=1e-4 if c < 1 else 1e-3) == told[0]
     assert found.tried[0].metrics["accuracy"] == pytest.approx((expected.argmax(1) == y[n:].numpy()).mean(), abs=0.011)
-    assert found.examples == found.steps * n
+    assert found.examples == found.steps * n  # in single precision, far beyond the best strength, some digits go
 
 
 def test_logistic_takes_the_strength_that_validation_likes_best():
@@ -98,12 +98,13 @@ def test_logistic_takes_the_strength_that_validation_likes_best():
     found = Logistic(patience=None).solve(asked)
     values = np.geomspace(1e-6, 1e5, 45)
     assert [one.name for one in found.tried] == [f"C={c:.4g}" for c in values]
-    losses = []
-    for c in values[20:32]:
+    assert 8 < found.best < 36
+    near, losses = range(found.best - 6, found.best + 6), []
+    for c in values[near]:
         expected = reference(c, x[:200], y[:200]).predict_proba(x[200:].double().numpy())
         losses.append(F.nll_loss(torch.from_numpy(expected).log(), y[200:]).item())
-    np.testing.assert_allclose([one.metrics["loss"] for one in found.tried[20:32]], losses, atol=1e-4)
-    assert found.best == 20 + int(np.argmin(losses))
+    np.testing.assert_allclose([found.tried[i].metrics["loss"] for i in near], losses, atol=1e-4)
+    assert found.best == near[int(np.argmin(losses))]
     np.testing.assert_allclose(F.cross_entropy(found.head(x[200:]), y[200:]).item(), min(losses), atol=1e-4)
     few = Logistic(patience=3).solve(problem(task_of(3), x, y, 200)[0])
     assert few.best == found.best and len(few.tried) == found.best + 4
@@ -118,19 +119,19 @@ def test_logistic_with_weights_of_classes_and_standardized():
     weights = (200 / (3 * counts)).tolist()  # scikit-learn's `balanced`; their mean over the examples is 1
     found = Logistic(1, 0.3, 0.3).solve(problem(task_of(3, class_weights=weights), x, y, 200)[0])
     expected = reference(0.3, x[:200], y[:200], "balanced").predict_proba(x[200:].double().numpy())
-    np.testing.assert_allclose(probabilities(found.head, x[200:]), expected, atol=1e-4)
+    np.testing.assert_allclose(probabilities(found.head, x[200:]), expected, atol=1e-3)
     scaler = StandardScaler().fit(x[:200].double().numpy())
     alike = [torch.from_numpy(scaler.transform(one.double().numpy())) for one in (x[:200], x[200:])]
     found = Logistic(1, 0.3, 0.3, standardize=True).solve(problem(task_of(3), x, y, 200)[0])
     expected = reference(0.3, alike[0], y[:200]).predict_proba(alike[1].numpy())
-    np.testing.assert_allclose(probabilities(found.head, x[200:]), expected, atol=1e-4)
+    np.testing.assert_allclose(probabilities(found.head, x[200:]), expected, atol=1e-3)
 
 
 def excess(task, head, x, y, c):
     """How far the objective, written with the task's own training loss, is above its minimum at most, relative: it curves by
     the penalty at least in the weights. And the slope in the biases."""
-    twice = 2 if task.kind == "classification" and task.outputs == 2 else 1
     summed = task.outputs if task.kind == "multilabel" else 1  # a regression of each label, not their mean
+    twice = 2 if task.kind == "classification" and task.outputs == 2 else 1  # of two classes, each has half the weight
     layer, pull = copy.deepcopy(head.linear).double(), twice / (c * len(y))
     loss = summed * task.training_loss(layer(x.double()), y, torch.ones(len(y)))
     total = loss + pull * layer.weight.square().sum() / 2
@@ -150,7 +151,7 @@ def test_logistic_is_the_minimum_of_the_tasks_own_loss(n, size, classes, smoothi
     task = task_of(classes, label_smoothing=smoothing, class_weights=weights)
     found = Logistic(1, c, c).solve(problem(task, x, y, n)[0])
     above, slope = excess(task, found.head, x[:n], y[:n], c)
-    assert above < 1e-4 and slope < 1e-4
+    assert above < 1e-4 and slope < 5e-4
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -164,13 +165,13 @@ def test_logistic_of_labels_is_one_regression_for_each(missing):
         x = x[: len(y)]
     found = Logistic(1, 0.4, 0.4).solve(problem(task, x, y, 200)[0])
     above, slope = excess(task, found.head, x[:200], y[:200], 0.4)
-    assert above < 1e-5 and slope < 1e-4
+    assert above < 1e-5 and slope < 5e-4
     if not missing:
         with torch.no_grad():
             said = found.head(x[200:]).sigmoid().numpy()
         for i in range(3):
             expected = reference(0.4, x[:200], y[:200, i]).predict_proba(x[200:].double().numpy())[:, 1]
-            np.testing.assert_allclose(said[:, i], expected, atol=1e-4)
+            np.testing.assert_allclose(said[:, i], expected, atol=1e-3)
 
 
 def test_a_class_or_label_that_nothing_tells_apart_is_left_to_its_bias():
@@ -206,11 +207,11 @@ def test_rotated_features_are_the_features(n, size):
     data = rotated(x[:n])
     assert data.values.shape[1] <= min(n - 1, size)
     far = lambda a: (a[:, None] - a[None]).square().sum(-1)  # noqa: E731 - rotation leaves distances
-    np.testing.assert_allclose(far(data.values), far(x[:n].double()), atol=1e-6)
-    np.testing.assert_allclose(data.values.square().mean(0), data.variance, atol=1e-8)
+    np.testing.assert_allclose(far(data.values), far(x[:n]), atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(data.values.square().mean(0), data.variance, rtol=1e-4)
     weight, bias = torch.randn(3, data.values.shape[1], dtype=torch.float64), torch.randn(3, dtype=torch.float64)
     back = nn.functional.linear(x.double(), *data.back(weight, bias))
-    np.testing.assert_allclose(back, nn.functional.linear(data.of(x), weight, bias), atol=1e-8)
+    np.testing.assert_allclose(back, nn.functional.linear(data.of(x).double(), weight, bias), atol=1e-5)
 
 
 # nearest neighbours
@@ -398,8 +399,6 @@ def test_a_value_is_told_by_neighbours_and_by_no_regression_of_classes(tmp_path,
         (("strategy.rules=[{params: '*'}]",), ("frozen for the whole run",)),
         (("strategy.rules=[{params: 'backbone.*', from: 0.5}, {params: '*'}]",), ("frozen for the whole run",)),
         (("features.cache=never",), ("features.cache=never",)),
-        (("dataset.augment=digits",), ("dataset.augment=none",)),
-        (("dataset.augment=digits", "features.views=2"), ("dataset.augment=none",)),
         (("term=supcon",), ("the term supcon",)),
         (("tasks=[reconstruction]",), ("a reconstruction needs the images",)),
         (("strategy.solver.nearest=3",), ("strategy.solver.nearest",)),
@@ -419,7 +418,7 @@ def test_a_hidden_layer_is_no_matter_of_logistic_regression(main):
 
 def test_what_the_loop_would_read_is_no_part_of_such_a_run():
     loop = ("optimizer.lr=0.5", "optimizer=sgd", "schedule=cosine", "train.epochs=7", "train.batch_size=8")
-    loop += ("head.dropout=0.5", "weighting=uncertainty", "train.clip=1")
+    loop += ("head.dropout=0.5", "weighting=uncertainty", "train.clip=1", "dataset.augment=digits", "features.views=2")
     for strategy, own in (("knn", "strategy.solver.temperature=0.1"), ("logistic", "strategy.solver.strengths=9")):
         plain, other = tlmtl.compose([f"strategy={strategy}"]), tlmtl.compose([f"strategy={strategy}", *loop])
         for key in (identity.config_hash, identity.group_id, identity.baseline_id, identity.settings):
@@ -428,6 +427,13 @@ def test_what_the_loop_would_read_is_no_part_of_such_a_run():
             assert identity.config_hash(tlmtl.compose([f"strategy={strategy}", word])) != identity.config_hash(plain)
     probe = [identity.config_hash(tlmtl.compose(["strategy=linear_probe", word])) for word in ("seed=0", *loop[:1])]
     assert probe[0] != probe[1]
+
+
+def test_images_are_taken_as_they_are_whatever_augments_them_for_steps(tmp_path):
+    plain, _ = run(tmp_path / "plain", "strategy=logistic", *RANDOM)
+    for words in (("dataset.augment=digits",), ("dataset.augment=digits", "features.views=2")):
+        other, _ = run(tmp_path / "-".join(words), "strategy=logistic", *words, *RANDOM)
+        assert parameters(other) == parameters(plain) and decided(other) == decided(plain)
 
 
 def test_ctrl_c_ends_a_run_that_then_starts_again(tmp_path):

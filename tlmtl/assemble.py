@@ -151,6 +151,9 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
         cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, joint, fusion,
         tracker, also, cuts(model, encoder, groups), build(solver, "solver", "strategy.solver", allow) if solver else None,
     )  # fmt: skip
+    if made.solver is not None and "dataset.augment" in made.solver.ignores:
+        for one in data.values():
+            one.augment = "none"
     drawn = units.total * cfg.train.batch_size
     reason = why_not(made, drawn)  # a wrong setting is told here
     if made.solver is not None:

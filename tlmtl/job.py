@@ -208,7 +208,7 @@ def _opening(parts: Assembly, machine: hardware.Machine) -> str:
 
 
 def _how_long(parts: Assembly) -> str:
-    return f"{parts.steps} steps" if parts.solver is None else f"up to {parts.steps} settings are tried"
+    return f"{parts.steps} steps" if parts.solver is None else f"up to {parts.steps} settings are tried, on images as they are"
 
 
 def _log_file(path: Path) -> "_LogFile":

@@ -16,7 +16,7 @@ from tlmtl.training import Setup
 # Settings that a way without steps has no use for.
 OF_STEPS: tuple[str, ...] = ("optimizer", "schedule", "weighting", "head.init", "head.dropout", "train.epochs")
 OF_STEPS += ("train.batch_size", "train.accumulate", "train.clip", "train.ema", "train.sampler", "train.early_stopping")
-OF_STEPS += ("train.evaluate_every", "train.checkpoint_every")
+OF_STEPS += ("train.evaluate_every", "train.checkpoint_every", "dataset.augment", "features.views")
 
 
 @dataclass
@@ -89,7 +89,8 @@ class Solver(Protocol):
     """A way to find heads.
 
     Attributes:
-        ignores: keys of the config, whole sections among them, that cannot change what it finds.
+        ignores: keys of the config, whole sections among them, that cannot change what it finds. With `dataset.augment` among
+            them it is given the images as they are.
     """
 
     ignores: ClassVar[tuple[str, ...]]
@@ -141,13 +142,3 @@ def best_of(all_tried: Sequence[Tried], usual: int) -> int:
     scores = [-math.inf if math.isnan(one.score) else one.score for one in all_tried]
     top = max(scores)
     return scores.index(top) if top > -math.inf else usual
-
-
-def no_views(run: Any) -> None:
-    """Raises ConfigError for a run with random augmentation, which a head that is found in one go has no use for."""
-    for data in run.data.values():
-        if data.augment != "none":
-            raise ConfigError(
-                f"strategy={run.cfg.composed.choices.get('strategy', '?')} sees each image once, as it is: "
-                f"dataset.augment=none. Found dataset.augment={data.augment}."
-            )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tlmtl.errors import ConfigError
 from tlmtl.models.heads import NeighbourHead
-from tlmtl.solvers.base import OF_STEPS, Problem, Solved, best_of, no_views, tried
+from tlmtl.solvers.base import OF_STEPS, Problem, Solved, best_of, tried
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.classification import Classification
 
@@ -44,7 +44,6 @@ class KNN:
         self.neighbours, self.temperature, self.smoothing = sorted(set(neighbours)), temperature, smoothing
 
     def check(self, tasks: Mapping[str, Task], run: Any) -> None:
-        no_views(run)
         for name, task in tasks.items():
             if task.kind not in KINDS:
                 raise ConfigError(

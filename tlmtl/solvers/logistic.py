@@ -1,6 +1,7 @@
 """`strategy=logistic`: a regularised linear classifier, brought to its minimum."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from tlmtl.errors import ConfigError
 from tlmtl.models.heads import LinearHead
-from tlmtl.solvers.base import OF_STEPS, Problem, Solved, Tried, best_of, no_views, tried
+from tlmtl.solvers.base import OF_STEPS, Problem, Solved, Tried, best_of, tried
 from tlmtl.solvers.path import Binary, CrossEntropy, Loss, path, rotated
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.classification import Classification
@@ -25,7 +26,7 @@ class Logistic:
 
     over weights and, unpenalised, biases, as scikit-learn's LogisticRegression has it, for values of C evenly spaced in their
     logarithm, of which validation chooses by its loss. The protocol is that of DINOv2 (Oquab et al. 2023): 45 values from 1e-6
-    to 1e5, features as they are, in double precision. (CLIP, Radford et al. 2021, has 96 from 1e-6 to 1e6.) Unlike DINOv2,
+    to 1e5, features as they are. (CLIP, Radford et al. 2021, has 96 from 1e-6 to 1e6.) Unlike DINOv2,
     which fits once more on training and validation examples together, the head stays that of the training examples, as every
     other strategy's does; and values of C beyond the best are not all tried (`patience`). The loss is the task's own in
     training: with class weights and label smoothing where these are set, over labels that are known.
@@ -64,7 +65,6 @@ class Logistic:
         self.patience, self.standardize, self.passes = patience, standardize, passes
 
     def check(self, tasks: Mapping[str, Task], run: Any) -> None:
-        no_views(run)
         for name, task in tasks.items():
             if task.kind not in KINDS:
                 raise ConfigError(
@@ -81,58 +81,65 @@ class Logistic:
 
     def solve(self, problem: Problem) -> Solved:
         task, train, val = problem.task, problem.train, problem.val
-        loss, kept, bias = _loss(task, train.targets)
+        fit = _of_classes(task, train.targets) if isinstance(task, Classification) else _of_labels(train.targets)
         data = rotated(train.features, self.standardize)
-        there = data.of(val.features) if len(val) else torch.zeros(0, len(data.variance), dtype=torch.float64)
-        double = (
-            2 if isinstance(loss, CrossEntropy) and len(kept) == 2 else 1
-        )  # of two classes, each has half the weight
-        pulls = [double / (c * len(train)) for c in self.values]
+        there = data.of(val.features) if len(val) else torch.zeros(0, len(data.variance))
+        pulls = [1 / (c * len(train)) for c in self.values]
         found: list[Tried] = []
         steps, best, layer = 0, 0, (torch.zeros(0), torch.zeros(0))
-        for c, solution in zip(self.values, path(data, loss, len(kept), pulls, self.passes), strict=False):
-            weight, own = torch.zeros(task.outputs, len(data.variance), dtype=torch.float64), bias.clone()
-            weight[kept], own[kept] = solution.weight, own[kept] + solution.bias
-            steps += solution.iterations
-            found.append(tried(task, f"C={c:.4g}", there @ weight.T + own, val, steps))
+        for c, solution in zip(
+            self.values, path(data, fit.loss, fit.spread.shape[1], pulls, self.passes), strict=False
+        ):
+            weight, bias = fit.spread @ solution.weight, fit.bias + fit.spread @ solution.bias
+            steps += solution.passes
+            found.append(tried(task, f"C={c:.4g}", there @ weight.T.float() + bias, val, steps))
             problem.tell(found[-1].metrics.get("loss", 0.0))
             best = best_of(found, int(np.abs(np.log(self.values[: len(found)])).argmin()))
             if best == len(found) - 1:
-                layer = (weight, own)
+                layer = (weight, bias)
             if self.patience is not None and found[-1].metrics and len(found) - 1 - best >= self.patience:
                 break
         head = _filled(problem.head, *data.back(*layer))
         return Solved(head, found, best, steps, steps * len(train))
 
 
-def _loss(task: Task, targets: Tensor) -> tuple[Loss, Tensor, Tensor]:
-    """The loss of the outputs that have a minimum, which these are, and a bias (K,) to which theirs is added."""
-    if isinstance(task, Classification):
-        return _of_classes(task, targets)
-    return _of_labels(targets)
+@dataclass
+class _Fit:
+    """What is brought to its minimum, and how a task's K outputs come from the k of it.
+
+    Arguments:
+        spread: float64 (K, k).
+        bias: float64 (K,), added.
+    """
+
+    loss: Loss
+    spread: Tensor
+    bias: Tensor
 
 
-def _of_classes(task: Classification, targets: Tensor) -> tuple[Loss, Tensor, Tensor]:
+def _of_classes(task: Classification, targets: Tensor) -> _Fit:
     n, smoothing = len(targets), task.label_smoothing
     one_hot = F.one_hot(targets, task.outputs).double()
     weights = torch.tensor(task.class_weights or [1.0] * task.outputs, dtype=torch.float64)
-    soft = weights * ((1 - smoothing) * one_hot + smoothing / task.outputs)
-    # torch weighs the target's part by the target's class and every smoothed part by its own: so does this
+    soft = weights * ((1 - smoothing) * one_hot + smoothing / task.outputs) / n
     seen = soft.sum(0) > 0
-    kept = seen.nonzero().squeeze(1)
-    bias = torch.where(seen, 0.0, -float(np.log(n + 1)))
-    return CrossEntropy(soft[:, kept] / n), kept, bias.double()
+    bias = torch.where(seen, 0.0, -float(np.log(n + 1))).double()
+    soft, spread = soft[:, seen], torch.eye(task.outputs, dtype=torch.float64)[:, seen]
+    if soft.shape[1] != 2:
+        return _Fit(CrossEntropy(soft), spread, bias)
+    shares = soft.sum(1, keepdim=True)  # of two classes, one number says all: the second against the first
+    return _Fit(Binary(soft[:, 1:] / shares, shares), (spread[:, 1:] - spread[:, :1]) / 2, bias)
 
 
-def _of_labels(targets: Tensor) -> tuple[Loss, Tensor, Tensor]:
+def _of_labels(targets: Tensor) -> _Fit:
     n, known = len(targets), ~targets.isnan()
     there = targets.nan_to_num().double()
     shares = known.double() / known.sum(1, keepdim=True) * targets.shape[1] / n  # each example weighs the same
     yes, no = (there * known).sum(0), ((1 - there) * known).sum(0)
     both = (yes > 0) & (no > 0)
-    kept = both.nonzero().squeeze(1)
-    sure = ((yes + 0.5) / (no + 0.5)).log()
-    return Binary(there[:, kept], shares[:, kept]), kept, torch.where(both, 0.0, sure)
+    bias = torch.where(both, 0.0, ((yes + 0.5) / (no + 0.5)).log())
+    spread = torch.eye(targets.shape[1], dtype=torch.float64)[:, both]
+    return _Fit(Binary(there[:, both], shares[:, both]), spread, bias)
 
 
 def _filled(head: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:

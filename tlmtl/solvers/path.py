@@ -12,8 +12,11 @@ from torch.nn import functional as F
 AT_ONCE = 2**21  # numbers of a piece of a large matrix in double precision
 RANK = 1e-10  # of the largest variance: directions of less are rounding
 LEAST = 1e-3  # of the largest that the curvature of the loss can be; a guess below serves nobody
-CLOSE = 1e-8  # what the minimum may be missed by, relative
-ROUNDS, ALIKE = 4, 2.0  # times that coordinates are scaled anew, where the curvature was found to be so much other
+CLOSE, SLOW = 1e-7, 0.1  # what the minimum may be missed by, relative; of that, what one more step should bring
+ROUNDS, ALIKE = (
+    4,
+    2.0,
+)  # times that it is gone on from there, where curvature or objective were found to be so much other
 MEMORY = 10  # steps that L-BFGS remembers
 
 
@@ -51,7 +54,7 @@ class Binary:
     """Binary cross entropy of K labels, summed over labels.
 
     Arguments:
-        targets: float64 (n, K), 0 or 1.
+        targets: float64 (n, K), 0 to 1.
         shares: float64 (n, K): what each entry weighs; 0 where it is not known, and the mean's 1 / n is in.
     """
 
@@ -74,7 +77,7 @@ class Rotated:
         mean, scale: (D,), float64: what was taken from the features, and by what they were then divided.
         directions: V (D, r), float64, orthonormal.
         variance: (r,), float64, along each.
-        values: (n, r), float64.
+        values: (n, r), float32.
     """
 
     mean: Tensor
@@ -84,8 +87,8 @@ class Rotated:
     values: Tensor
 
     def of(self, features: Tensor) -> Tensor:
-        """Other features (m, D) in the same coordinates, (m, r)."""
-        made = torch.empty(len(features), len(self.variance), dtype=torch.float64)
+        """Other features (m, D) in the same coordinates, float32 (m, r)."""
+        made = torch.empty(len(features), len(self.variance))
         for at in pieces(*features.shape):
             made[at] = ((features[at].double() - self.mean) / self.scale) @ self.directions
         return made
@@ -143,12 +146,12 @@ class Solution:
     Arguments:
         weight: float64 (K, r).
         bias: float64 (K,).
-        iterations: passes over the features that it took.
+        passes: over the features, that it took.
     """
 
     weight: Tensor
     bias: Tensor
-    iterations: int
+    passes: int
 
 
 def path(data: Rotated, loss: Loss, outputs: int, pulls: Sequence[float], most: int) -> Iterator[Solution]:
@@ -156,7 +159,8 @@ def path(data: Rotated, loss: Loss, outputs: int, pulls: Sequence[float], most: 
 
     L-BFGS (Liu & Nocedal 1989, SciPy's), in coordinates scaled by what the curvature would be along each direction if the loss
     curved alike everywhere: h * variance + pull, with h measured at the solution before. Without this it takes hundreds of
-    steps where features are far from alike in scale, as those of networks are.
+    steps where features are far from alike in scale, as those of networks are. Features are in single precision: a loss is
+    right to 1e-6, relative, where models generalise, and to 1e-5 where next to nothing pulls and all examples are told apart.
 
     Arguments:
         pulls: above 0; from the largest to the smallest takes the fewest steps.
@@ -164,15 +168,15 @@ def path(data: Rotated, loss: Loss, outputs: int, pulls: Sequence[float], most: 
     """
     size = len(data.variance)
     weight, bias = torch.zeros(outputs, size, dtype=torch.float64), torch.zeros(outputs, dtype=torch.float64)
-    curvature = loss.curvature
+    h = loss.curvature
     for pull in pulls:
         passes = 0
         for _ in range(ROUNDS):
-            h = max(curvature, LEAST * loss.curvature)
-            problem = _Problem(data, loss, pull, h)
+            problem, before = _Problem(data, loss, pull, h), h
             weight, bias = problem.minimum(weight, bias, most - passes)
-            passes, curvature = passes + problem.passes, problem.curvature
-            if passes >= most or h / ALIKE <= curvature <= h * ALIKE:
+            passes, h = passes + problem.passes, max(problem.curvature, LEAST * loss.curvature)
+            settled = before / ALIKE <= h <= before * ALIKE and problem.last >= problem.first / ALIKE
+            if settled or passes >= most:
                 break
         yield Solution(weight, bias, passes)
 
@@ -184,6 +188,7 @@ class _Problem:
         self.values, self.loss, self.pull = data.values, loss, pull
         self.scale, self.side = (h * data.variance + pull).rsqrt(), h**-0.5
         self.passes, self.curvature = 0, h
+        self.first = self.last = 0.0  # of the objective
 
     def minimum(self, weight: Tensor, bias: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """Weight and bias of the minimum, from those of a start, after about `most` passes at most."""
@@ -193,18 +198,18 @@ class _Problem:
         shape = start.shape
         if not start.numel():
             return weight, bias
-        first, _ = self._value(start)
+        self.first = self._value(start)[0]
         found = minimize(
             lambda flat: _numbers(*self._value(torch.from_numpy(flat).view(shape))),
             start.view(-1).numpy(),
             jac=True,
             method="L-BFGS-B",
             options={
-                "maxiter": most, "maxfun": most, "maxcor": MEMORY, "ftol": 0.0,
-                "gtol": (2 * CLOSE * first / start.numel()) ** 0.5,
+                "maxiter": most, "maxfun": most, "maxcor": MEMORY, "ftol": SLOW * CLOSE * self.first,
+                "gtol": (2 * CLOSE * self.first / start.numel()) ** 0.5,
             },
         )  # fmt: skip
-        theta = torch.from_numpy(found.x).view(shape)
+        self.last, theta = float(found.fun), torch.from_numpy(found.x).view(shape)
         return theta[:, :-1] * self.scale, theta[:, -1] * self.side
 
     def _value(self, theta: Tensor) -> tuple[float, Tensor]:
@@ -213,9 +218,9 @@ class _Problem:
         total, curvature, grad = 0.5 * self.pull * float(weight.square().sum()), 0.0, torch.zeros_like(theta)
         for at in pieces(len(self.values), len(weight)):
             values = self.values[at]
-            part, slope, bend = self.loss(torch.addmm(bias, values, weight.T), at)
+            part, slope, bend = self.loss((values @ weight.T.float()).double() + bias, at)
             total, curvature = total + part, curvature + bend
-            grad[:, :-1].addmm_(slope.T, values)
+            grad[:, :-1] += slope.T.float() @ values
             grad[:, -1] += slope.sum(0)
         grad[:, :-1] = (grad[:, :-1] + self.pull * weight) * self.scale
         grad[:, -1] *= self.side
