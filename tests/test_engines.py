@@ -239,7 +239,23 @@ def test_auto_falls_back_where_an_engine_does_not_agree(quick, monkeypatch, capl
     several = Engines(module, pixels[:1], "auto", "32-true", 10**9, lambda x: plain(module, x))
     with pytest.raises(Unusable, match=reason):
         several.make("openvino", pixels)
-    assert several.first(pixels) is several.make("onnxruntime", pixels)  # made once
+    first = several.first(pixels)
+    assert first is several.make("onnxruntime", pixels)  # made once
+
+
+def test_what_engines_hold_is_given_back(monkeypatch):
+    module, pixels, made = small()
+    converted = []
+    monkeypatch.setattr(engines, "graph_of", lambda *_: converted.append(1) or made)
+    several = Engines(module, pixels[:1], "openvino", "32-true", 1, lambda x: plain(module, x))
+    first = several.make("openvino", pixels)
+    several.release()
+    assert several.made == {}
+    again = several.make("openvino", pixels)
+    assert again is not first and torch.equal(again(pixels), first(pixels)) and len(converted) == 1
+    monkeypatch.setattr(engines, "KEPT", len(made) - 1)
+    several.release(), several.make("openvino", pixels)
+    assert len(converted) == 2
 
 
 def test_a_named_engine_that_cannot_be_had(monkeypatch):

@@ -30,6 +30,7 @@ ENGINES = ("auto", *PACKAGES)
 # from about 2e11 operations on with depthwise convolutions (EfficientNet), from 2e12 on without (ResNet, ViT); with this, the
 # middle, what is lost in the worst case is as long for both, some 5 s (docs/decisions.md).
 LEAST = 5e11
+KEPT = 2**28  # bytes of a graph that stays in memory
 CLOSE = {False: 1e-5, True: 3e-2}  # the largest relative error of features: in 32 bits, in bfloat16
 
 
@@ -105,7 +106,7 @@ class Engines:
             raise ConfigError(f"'{key}={name}' runs on the CPU, and this run is on {device}. Use {key}=auto.")
         self.names = [name] if name != "auto" else ["torch"] if device != "cpu" else self._order(image, images)
         self.made: dict[str, Engine] = {}
-        self.graph: bytes | None = None  # until an engine is made of it
+        self.graph: bytes | None = None
 
     def _order(self, image: Tensor, images: int) -> list[str]:
         total, convolutions = _operations(self.module, image)
@@ -120,7 +121,7 @@ class Engines:
         return [*found, "torch"]
 
     def make(self, name: str, example: Tensor) -> Engine:
-        """The engine of that name, made at the first call; it may hold some 200 MB.
+        """The engine of that name, made at the first call; it holds some 100 to 300 MB until `release`.
 
         Arguments:
             example: a batch (n, C, H, W), normalised, of the size that all batches will have. Whether the engine agrees with
@@ -138,8 +139,13 @@ class Engines:
                     ) from reason
                 log.info("%s is not used: %s.", name, reason)
                 raise
-            self.graph = None
         return self.made[name]
+
+    def release(self) -> None:
+        """Give back what the engines hold. Made again, one takes a tenth of a second, as long as its graph is kept."""
+        self.made.clear()
+        if self.graph and len(self.graph) > KEPT:
+            self.graph = None
 
     def _make(self, name: str, example: Tensor) -> Engine:
         if name == "torch":

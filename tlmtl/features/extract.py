@@ -1,7 +1,7 @@
 """What the frozen part of a backbone gives for images: found in the cache, or computed now and kept there."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -56,6 +56,7 @@ class Extractor:
     def __init__(self, run: Run, cut: Cut, machine: Machine, stream: Stream, cache: Path) -> None:
         self.run, self.cut, self.machine, self.cache = run, cut, machine, cache
         self.front = cut.front(run.encoder.module)
+        self.call: Callable[[Tensor], Tensor] = self._call
         settings = run.cfg.features
         self.shape = stream.shape()
         row = self._call(stream.normalize(torch.zeros(1, *self.shape, dtype=torch.uint8))).numel() * 4
@@ -93,6 +94,8 @@ class Extractor:
                 continue
             break
         self.names = [name]
+        self.engines.release()
+        self.call = self._call  # nothing is held while the run trains
         if found.made:
             log.info(
                 "%s of %d images computed once by %s and kept: %.1f s.",
