@@ -23,6 +23,7 @@ from tlmtl.assemble import assemble
 from tlmtl.errors import ConfigError
 from tlmtl.models.heads import LinearHead
 from tlmtl.predict.model import load
+from tlmtl.solvers import grid
 from tlmtl.solvers.base import Labelled, Problem
 from tlmtl.solvers.knn import KNN
 from tlmtl.solvers.logistic import Logistic
@@ -304,6 +305,118 @@ def test_keywords_out_of_range(make, key):
         make()
 
 
+# runs of linear probes
+
+
+def probe(*words):
+    return (
+        "strategy=linear_probe",
+        "optimizer=sgd",
+        "schedule=cosine",
+        "train.epochs=12",
+        "train.batch_size=20",
+        *words,
+    )
+
+
+def test_the_grids_head_is_the_best_of_the_probes_alone(tmp_path):
+    set_up = (
+        "strategy=linear_probe_grid",
+        "train.epochs=12",
+        "train.batch_size=20",
+        "head.dropout=0.2",
+        "train.clip=2.0",
+    )
+    lists = ("strategy.solver.lrs=[0.01,0.3]", "strategy.solver.weight_decays=[0,0.5]")
+    folder, row = run(tmp_path / "grid", *set_up, *lists, *RANDOM)
+    history = pd.read_csv(folder / "history.csv").set_index(["step", "name"])["value"]
+    best = {}
+    for lr in ("0.01", "0.3"):
+        for decay in ("0", "0.5"):
+            words = probe(f"optimizer.lr={lr}", f"optimizer.weight_decay={decay}", "head.dropout=0.2", "train.clip=2.0")
+            alone, one = run(tmp_path / f"{lr}-{decay}", *words, *RANDOM)
+            best[f"lr={lr} weight_decay={decay}"] = one, alone
+            curve = pd.read_csv(alone / "history.csv")
+            curve = curve[curve["split"] == "val"]
+            theirs = [
+                history[step, f"{name}[lr={lr} weight_decay={decay}]"]
+                for step, name in curve[["step", "name"]].itertuples(index=False)
+            ]
+            np.testing.assert_allclose(theirs, curve["value"], rtol=1e-4, atol=1e-5)
+    assert row["chosen"] == min(best, key=lambda name: float(best[name][0]["val/loss"]))
+    other, alone = best[row["chosen"]]
+    for column in ("val/loss", "val/accuracy", "test/loss", "test/accuracy"):
+        assert float(row[column]) == pytest.approx(float(other[column]), abs=1e-5)
+    for column in ("steps", "examples_seen", "labels_seen", "parameters_trained", "epochs", "optimizer"):
+        assert row[column] == other[column]
+    assert row["lr"] == row["weight_decay"] == ""
+    mine, theirs = (pd.read_csv(one / "history.csv") for one in (folder, alone))
+    mine = mine[~mine["name"].str.contains("[", regex=False)].reset_index(drop=True)
+    assert mine.drop(columns="value").equals(theirs.drop(columns="value"))  # the run's own curves, as any run's
+    np.testing.assert_allclose(mine["value"], theirs["value"], rtol=1e-4, atol=1e-5)
+    assert "grid's last" in (folder / "log.txt").read_text() or "lr=0.01" in row["chosen"]
+
+
+def test_a_grid_of_several_tasks_kinds_and_epochs(tmp_path):
+    words = ("strategy=linear_probe_grid", "strategy.solver.lrs=[0.01,0.1,1e9]", "strategy.solver.weight_decays=[0]")
+    words += ("dataset=two_digits", "tasks=[left,sum]", "dataset.labels_per_class=null", "dataset.label_fraction=0.1")
+    words += ("train.epochs=6", "train.early_stopping=2ep", "train.evaluate_every=1ep", *RANDOM)
+    one, _ = run(tmp_path / "one", *words)
+    two, _ = run(tmp_path / "two", *words)
+    assert parameters(one) == parameters(two) and decided(one) == decided(two)
+    for row in rows(one):
+        assert row["chosen"] in ("lr=0.01 weight_decay=0", "lr=0.1 weight_decay=0")
+        assert np.isfinite(float(row["test/loss"]))
+    history = pd.read_csv(one / "history.csv")
+    assert {"left", "sum"} <= set(history[history["name"] == "lr"]["task"])
+
+
+def test_heads_that_are_too_many_are_trained_one_after_another(tmp_path, monkeypatch):
+    words = ("strategy=linear_probe_grid", "train.epochs=3", *RANDOM)
+    one, _ = run(tmp_path / "one", *words)
+    monkeypatch.setattr(grid, "AT_ONCE", 10_000)  # seven heads
+    two, _ = run(tmp_path / "two", *words)
+    assert "33 heads are trained 7 at a time" in (two / "log.txt").read_text()
+    mine, theirs = (rows(one)[0] for one in (one, two))
+    assert mine["chosen"] == theirs["chosen"] and float(mine["test/loss"]) == pytest.approx(
+        float(theirs["test/loss"]), abs=1e-5
+    )
+
+
+def test_a_grid_where_nothing_converges_fails_with_a_reason(main, tmp_path):
+    said = main("train", "strategy=linear_probe_grid", "strategy.solver.lrs=[1e38]", *QUICK, *RANDOM)
+    assert said.code == 1 and "Traceback" not in said.all
+    assert "for every head of the grid: 'strategy.solver.lrs' should hold smaller rates" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("head.hidden=[8]",), ("'head.hidden'",)),
+        (("train.ema=0.9",), ("'train.ema'",)),
+        (("train.accumulate=2",), ("'train.accumulate'",)),
+        (("optimizer=adamw", "optimizer._target_=torch.optim.Adagrad"), ("torch.optim.SGD", "Adagrad")),
+        (("dataset=joint", "dataset.parts=[digits,mnist5k]"), ("one data set",)),
+        (("dataset.augment=digits",), ("features.views=4",)),
+        (("strategy.solver.lrs=[]",), ("strategy.solver.lrs",)),
+        (("strategy.solver.weight_decays=[-1]",), ("strategy.solver.weight_decays",)),
+        (("strategy.rules=[{params: '*'}]",), ("frozen for the whole run",)),
+    ],
+)
+def test_what_a_grid_will_not_do(main, words, said):
+    refused(main("train", "strategy=linear_probe_grid", *words), *said)
+
+
+def test_optimizer_and_schedule_of_a_grid_are_the_presets_unless_set():
+    plain = tlmtl.compose(["strategy=linear_probe_grid"])
+    assert plain.composed.choices["optimizer"] == "sgd" and plain.composed.choices["schedule"] == "cosine"
+    other = tlmtl.compose(["strategy=linear_probe_grid", "optimizer=adamw", "schedule=constant"])
+    assert other.composed.choices["optimizer"] == "adamw" and other.composed.choices["schedule"] == "constant"
+    assert tlmtl.compose(["strategy=linear_probe"]).composed.choices["optimizer"] == "adamw"
+    same = tlmtl.compose(["strategy=linear_probe_grid", "optimizer.lr=3", "optimizer.weight_decay=0.3"])
+    assert identity.config_hash(same) == identity.config_hash(plain) != identity.config_hash(other)
+
+
 # runs
 
 
@@ -374,6 +487,8 @@ def test_what_was_tried_is_in_the_history_and_none_is_taken_for_a_curve(tmp_path
     ids=["one", "tasks", "separate", "joint", "bf16", "mapped"],
 )  # fmt: skip
 def test_runs_of_all_sorts_and_the_same_bytes_again(tmp_path, strategy, words):
+    if strategy == "logistic":
+        words = (*words, "strategy.solver.strengths=9")
     one, row = run(tmp_path / "one", f"strategy={strategy}", *words)
     two, _ = run(tmp_path / "two", f"strategy={strategy}", *words)
     assert parameters(one) == parameters(two) and decided(one) == decided(two)
@@ -449,20 +564,24 @@ def test_ctrl_c_ends_a_run_that_then_starts_again(tmp_path):
 
 
 def test_one_sweep_of_all_of_them_makes_one_table(main, tmp_path):
-    strategies = "strategy=linear_probe,logistic,knn,finetune_all"
-    said = main("train", "-m", strategies, "optimizer.lr=0.01,0.1", "train.epochs=2", "source.train.epochs=1", *QUICK)
+    strategies = "strategy=linear_probe,logistic,knn,linear_probe_grid,finetune_all"
+    said = main("train", "-m", strategies, "train.epochs=2", "hardware.workers=1", *QUICK, *RANDOM)
     assert said.code == 0, said.all
-    assert "2 job(s) equal another one" in said.all
     table = pd.read_csv(tmp_path / "outputs" / "sweeps" / "latest" / "results.csv")
-    assert sorted(table["strategy"]) == sorted(["linear_probe", "finetune_all"] * 2 + ["logistic", "knn"])
-    assert set(table["status"]) == {"done"}
-    assert table[table["strategy"].isin(["knn", "logistic"])]["lr"].isna().all()
-    shown = main("compare", "outputs/sweeps/latest", "--over", "lr", "--columns", "strategy,lr,chosen,test").out
-    for word in ("linear_probe", "logistic", "knn", "finetune_all", "C=", "k="):
+    assert len(table) == table["strategy"].nunique() == 5 and set(table["status"]) == {"done"}
+    assert table["lr"].notna().sum() == 2 and table["chosen"].notna().sum() == 3
+    shown = main("compare", "outputs/sweeps/latest", "--columns", "strategy,lr,chosen,test").out
+    for word in ("linear_probe", "linear_probe_grid", "logistic", "knn", "finetune_all", "C=", "k=", "weight_decay="):
         assert word in shown
     assert main("report", "outputs/sweeps/latest", "--out", "page.html").code == 0
     page = (tmp_path / "page.html").read_text()
     assert "train.epochs=null" not in page and "strategy=knn" in page
+
+
+def test_jobs_that_differ_in_what_a_solver_ignores_are_one(main, tmp_path):
+    words = ("strategy=logistic,knn", "optimizer.lr=0.01,0.1", "train.epochs=2,3", "sweep.dry_run=true")
+    said = main("train", "-m", *words, *QUICK, *RANDOM)
+    assert said.code == 0 and "6 job(s) equal another one" in said.all and "2 run(s): 2 to do" in said.out
 
 
 def test_the_folder_of_neighbours_predicts_exports_and_is_a_source(main, tmp_path):

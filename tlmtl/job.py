@@ -208,7 +208,9 @@ def _opening(parts: Assembly, machine: hardware.Machine) -> str:
 
 
 def _how_long(parts: Assembly) -> str:
-    return f"{parts.steps} steps" if parts.solver is None else f"up to {parts.steps} settings are tried, on images as they are"
+    if parts.solver is None or "train.epochs" not in parts.solver.ignores:
+        return f"{parts.steps} steps"
+    return f"up to {parts.steps} settings are tried, on images as they are"
 
 
 def _log_file(path: Path) -> "_LogFile":

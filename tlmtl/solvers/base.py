@@ -41,7 +41,8 @@ class Problem:
 
     Arguments:
         head: a new one, as `head` says.
-        tell: to be called after each setting that was tried, with its loss on validation.
+        tell: to be called after each setting that was tried, with its loss on validation; where `count` counts something else,
+            with how much of that was done since the last time, too.
         setup: the run's, for ways that draw batches.
         stream: the name of the stream that the task is of.
     """
@@ -50,7 +51,7 @@ class Problem:
     train: Labelled
     val: Labelled
     head: nn.Module
-    tell: Callable[[float], None]
+    tell: Callable[..., None]
     setup: Setup
     stream: str
 
@@ -74,7 +75,7 @@ class Solved:
         best: the position in `tried` of what was chosen.
         steps: how many there were; with those of the loop as their measure, what passes over all examples count as.
         examples: how many training examples were looked at, each as often as it was.
-        history: rows (step, epoch, split, name, value) beside those of `tried`.
+        history: rows (step, epoch, split, task, name, value) in place of those of `tried`.
     """
 
     head: nn.Module
@@ -82,7 +83,7 @@ class Solved:
     best: int
     steps: int
     examples: int
-    history: list[tuple[int, float, str, str, float]] = field(default_factory=list)
+    history: list[list[Any]] = field(default_factory=list)
 
 
 class Solver(Protocol):
@@ -100,7 +101,7 @@ class Solver(Protocol):
         ...
 
     def count(self, total: int) -> int:
-        """How often it calls `tell` for one task. `total`: steps that the loop would take."""
+        """How much it tells of for one task. `total`: steps that the loop would take."""
         ...
 
     def solve(self, problem: Problem) -> Solved: ...

@@ -26,11 +26,11 @@ def solve(solver: Solver, setup: Setup, state: State, watch: Watch) -> None:
     """
     began = time.perf_counter()
     total = solver.count(setup.total) * len(setup.tasks)
-    done, metrics, scores = 0, {}, {}
+    done, metrics, scores, best_steps = 0, {}, {}, {}
 
-    def tell(loss: float) -> None:
+    def tell(loss: float, steps: int = 1) -> None:
         nonlocal done
-        done += 1
+        done += steps
         watch.stepped(dataclasses.replace(state, step=done), {"loss": loss})
 
     for name, stream in setup.streams.items():
@@ -45,16 +45,19 @@ def solve(solver: Solver, setup: Setup, state: State, watch: Watch) -> None:
             chosen = found.tried[found.best]
             setup.model.heads[task.name] = found.head.to(setup.device)
             metrics[task.name], scores[task.name] = chosen.metrics, chosen.score
-            state.chosen[task.name] = chosen.name
+            state.chosen[task.name], best_steps[task.name] = chosen.name, chosen.step
             state.step += found.steps
             state.examples += found.examples
             state.labels[task.name] = found.examples
             state.history += _rows(task, found)
             log.info("%s", _line(task, found, chosen))
-    for branch in setup.branches.tasks:
+    for branch, names in setup.branches.tasks.items():
         score = setup.branches.score(branch, setup.tasks, scores)
         if score > -math.inf:
-            state.best_score[branch], state.best_step[branch] = score, state.step
+            state.best_score[branch], state.best_step[branch] = (
+                score,
+                best_steps[names[0]] if len(names) == 1 else state.step,
+            )
     state.seconds["train"] += time.perf_counter() - began
     watch.evaluated(dataclasses.replace(state, step=total), metrics, state.best_score)
 
@@ -78,7 +81,9 @@ def _labelled(stream: Stream, features: Tensor, task: str) -> Labelled:
 
 def _rows(task: Task, found: Solved) -> list[list[Any]]:
     """Rows of the history. A setting's figures are called `loss[k=20]`, so that none is taken for one of the run."""
-    rows = [[step, epoch, split, task.name, name, value] for step, epoch, split, name, value in found.history]
+    if found.history:
+        return found.history
+    rows: list[list[Any]] = []
     for one in found.tried:
         values = {**one.metrics, "score": one.score}
         rows += [[one.step, 0.0, "val", task.name, f"{n}[{one.name}]", v] for n, v in values.items()]
