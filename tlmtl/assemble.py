@@ -4,38 +4,33 @@
 is refused before its first job starts.
 """
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
 from tlmtl import files, hardware
-from tlmtl.checkpoint import seed_everything
 from tlmtl.config import build, find_target, keywords
 from tlmtl.data.dataset import Data
 from tlmtl.data.decoded import Decoded
-from tlmtl.data.further import further
-from tlmtl.data.parts import TARGET, Joint, joint_of, streams_of
-from tlmtl.data.streams import plan, seed_for, steps_per_epoch
+from tlmtl.data.parts import TARGET, Joint
+from tlmtl.data.streams import plan, steps_per_epoch
 from tlmtl.errors import ConfigError
 from tlmtl.features.cuts import Cut, cuts
 from tlmtl.features.frozen import why_not
 from tlmtl.fusion import Fusion
 from tlmtl.fusion import check as check_fusion
+from tlmtl.ground import ground_like, ground_of, seeded
 from tlmtl.hardware import Machine
 from tlmtl.identity import terms_of
-from tlmtl.initial import source_of
 from tlmtl.logger.base import Tracker
-from tlmtl.models.encoder import Encoder, check_layers
+from tlmtl.models.encoder import Encoder
 from tlmtl.models.heads import make_head
-from tlmtl.models.source import Report, Source, check_leak, load_into
+from tlmtl.models.source import Report, Source
 from tlmtl.models.statistics import Statistics
 from tlmtl.optim import Groups, Units, check_optimizer
 from tlmtl.preprocess import Normalize
@@ -43,10 +38,8 @@ from tlmtl.sharing.base import Sharing
 from tlmtl.solvers.base import Solver, check_solver
 from tlmtl.strategies.rules import match, parse_rules
 from tlmtl.tasks.base import Task
-from tlmtl.tasks.imbalance import draw_weights, with_class_weights
-from tlmtl.terms.base import Context, Term, layers_of
+from tlmtl.terms.base import Context, Term
 from tlmtl.training import Setup
-from tlmtl.values import shown
 from tlmtl.weigh import private_of, weighting_of
 
 
