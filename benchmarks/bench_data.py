@@ -90,7 +90,8 @@ def decode(top: Path) -> None:
 def predict(top: Path) -> None:
     from tlmtl.models.heads import LinearHead
     from tlmtl.models.torchvision import torchvision_model
-    from tlmtl.predict.model import Engine, Trained
+    from tlmtl.predict.engine import Engine
+    from tlmtl.predict.model import Trained
     from tlmtl.predict.run import Told, predictions
     from tlmtl.sharing.hard import HardSharing
     from tlmtl.tasks.classification import Classification

@@ -95,5 +95,5 @@ def test_streams_read_ahead_only_when_they_are_not_kept(tmp_path, monkeypatch):
         overrides = ["dataset=folder", "dataset.root=d", "strategy=from_scratch", f"hardware.images_mb={megabytes}"]
         cfg = tlmtl.compose(overrides)
         made = setup(assemble(cfg), machine(cfg.hardware, 1))
-        assert (made.streams["target"].kept is not None, made.lookahead) == (kept, lookahead)
+        assert (made.streams["target"].keep, made.lookahead) == (kept, lookahead)
         assert made.streams["target"].part(torch.arange(3)).input.shape == (3, 1, 16, 16)

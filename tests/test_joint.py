@@ -25,7 +25,8 @@ from tlmtl.data.streams import plan
 from tlmtl.errors import ConfigError
 from tlmtl.hardware import machine
 from tlmtl.models.statistics import Statistics
-from tlmtl.predict.model import Engine, load
+from tlmtl.predict.engine import Engine
+from tlmtl.predict.model import load
 
 JOINT = ["dataset=joint", "strategy=multitask", "model.width=4", "progress=false", "source.train.epochs=1st"]
 SIZES = {"a": 50, "b": 7, "c": 200}

@@ -9,10 +9,15 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import tlmtl
 from tlmtl.data.digits import scans
+from tlmtl.errors import ConfigError
+from tlmtl.features import engines, openvino
+from tlmtl.predict import model
+from tlmtl.predict.engine import Engine
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +193,93 @@ def test_a_strangers_folder_imports_nothing(main, run, tmp_path):
     save_file(tensors, evil / "model.safetensors", metadata={"tlmtl": json.dumps(about)})
     said = main("predict", str(evil), str(save(tmp_path / "a.png", 1)))
     assert said.code == 2 and "may not be 'os.system'" in said.err and not (tmp_path / "ran").exists()
+
+
+# --- engines ----------------------------------------------------------------------------------------------------------------
+
+FEW = ("dataset.labels_per_class=null", "dataset.label_fraction=0.02")
+ALL = ("torch", "onnxruntime", "openvino")
+
+
+def numbers(found: list[dict[str, str]]) -> np.ndarray:
+    return np.array([[float(row["digit_probability"]), float(row["ink"])] for row in found])
+
+
+def test_every_engine_says_the_same(main, run, tmp_path):
+    for i in range(7):  # the last batch is not a full one, and one file is no image
+        save(tmp_path / "new" / f"{i}.png", i)
+    (tmp_path / "new" / "broken.png").write_text("no image")
+    said = {name: main("predict", str(run), "new", "--engine", name, "--batch-size", "4") for name in ALL}
+    expected = rows(said["torch"])
+    for name in ALL:
+        assert (said[name].code, len(said[name].err.splitlines())) == (1, 1), name  # nothing but the broken file
+        found = rows(said[name])
+        assert [(row["image"], row["digit"]) for row in found] == [(row["image"], row["digit"]) for row in expected]
+        np.testing.assert_allclose(numbers(found[:7]), numbers(expected[:7]), rtol=0, atol=1e-5)
+
+
+def test_auto_takes_an_engine_where_there_is_much_to_do(main, run, tmp_path, monkeypatch):
+    used = []
+    load = openvino.load
+    monkeypatch.setattr(openvino, "load", lambda *given: used.append(given[1:]) or load(*given))
+    for i in range(3):
+        save(tmp_path / "new" / f"{i}.png", i)
+    few = main("predict", str(run), "new")
+    assert few.code == 0 and used == []
+    monkeypatch.setattr(engines, "LEAST", 1)
+    many = main("predict", str(run), "new")
+    assert many.code == 0 and used == [(torch.get_num_threads(), False)]  # in 32 bits, whatever the processor can
+    np.testing.assert_allclose(numbers(rows(many)), numbers(rows(few)), rtol=0, atol=1e-5)
+
+
+def test_an_engine_that_cannot_be_had_is_told_before_anything(main, run, tmp_path, monkeypatch):
+    save(tmp_path / "a.png", 1)
+    said = main("predict", str(run), "a.png", "--engine", "openvno", "--out", "out.csv")
+    assert (
+        said.code == 2
+        and "'--engine' should be one of auto, torch, onnxruntime, openvino. Found 'openvno'." in said.err
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    said = main("predict", str(run), "a.png", "--engine", "onnxruntime", "--out", "out.csv")
+    assert said.code == 2 and "'--engine=onnxruntime' needs onnxruntime, not installed here: pip install" in said.err
+    monkeypatch.setattr(engines, "graph_of", lambda *_: b"no graph")
+    said = main("predict", str(run), "a.png", "--engine", "openvino", "--out", "out.csv")
+    assert said.code == 2 and "'--engine=openvino' cannot be used here: it does not take this network (" in said.err
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "backbones"),
+    [
+        (["dataset=two_digits", "tasks=[left,sum]", *FEW, "sharing=none"], 2),
+        (["dataset=two_digits", "tasks=[left,sum]", *FEW, "sharing=mmoe"], 1),
+        (["dataset=two_digits", "tasks=[left,sum]", *FEW, "sharing=cross_stitch"], 0),
+        (
+            [
+                "dataset=joint",
+                "dataset.parts=[mnist5k,digits]",
+                "tasks=[mnist5k_digit,digits_digit,digits_ink]",
+                "dataset.labels_per_class=2",
+            ],
+            2,
+        ),
+        (["dataset=digits", "tasks=[digit,reconstruction]", "dataset.labels_per_class=2"], 1),
+    ],
+    ids=["separate", "experts", "between stages", "joint", "reconstruction"],
+)
+def test_backbones_of_every_sharing(tmp_path, monkeypatch, words, backbones):
+    done = tlmtl.run(tlmtl.compose(["strategy=from_scratch", "train.epochs=8st", "progress=false", *words,
+                                    f"output.root={tmp_path}"]))  # fmt: skip
+    trained = model.load(done.folder, [])
+    images = torch.randint(0, 255, (5, trained.channels, *trained.size), dtype=torch.uint8)
+    expected = Engine(trained, "torch")(images)
+    monkeypatch.setattr(engines, "LEAST", 1)
+    engine = Engine(trained, "auto", 5, 4)
+    found = engine(images)
+    assert [one.name for one in engine.runners.values()] == ["openvino"] * backbones
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].numpy(), value.numpy(), rtol=1e-5, atol=1e-5)
+    if not backbones:
+        with pytest.raises(ConfigError, match="runs a whole backbone, and CrossStitch works between its stages"):
+            Engine(trained, "openvino")

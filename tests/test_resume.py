@@ -13,7 +13,8 @@ from tlmtl.presets import packaged_folder
 from tlmtl.progress import Silent
 from tlmtl.results import RunFolder
 
-STRATEGIES = sorted(path.stem for path in (packaged_folder() / "strategy").glob("*.yaml"))
+# A solver's run has no steps to stop at: it begins again.
+STRATEGIES = sorted(p.stem for p in (packaged_folder() / "strategy").glob("*.yaml") if "\nsolver:" not in p.read_text())
 QUICK = [
     "train.epochs=4",
     "train.batch_size=20",

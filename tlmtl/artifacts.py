@@ -17,6 +17,7 @@ from tlmtl import files
 from tlmtl.data.dataset import Data
 from tlmtl.evaluation import Predictions
 from tlmtl.models.encoder import Encoder
+from tlmtl.models.heads import NeighbourHead
 from tlmtl.models.source import CHOSEN, SEEN, Source
 from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
@@ -86,9 +87,10 @@ def write_model(
 ) -> None:
     """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the configs of model, sharing and
     heads, pre-processing, `shape` (C, H, W) of an input, `shapes` where those of a joint data set's parts differ, tasks, and
-    `parts`, the tasks of each part of a joint data set whose parts have batch norm statistics of their own. The tensors
-    `tlmtl.seen_inputs` and `tlmtl.chosen_inputs` hold hashes of every image that the parameters were trained on, and chosen
-    by, their source's included, so that no later run is tested on one of them unawares."""
+    `parts`, the tasks of each part of a joint data set whose parts have batch norm statistics of their own; `heads`
+    tells of those that store examples. The tensors `tlmtl.seen_inputs` and `tlmtl.chosen_inputs` hold hashes of every image
+    that the parameters were trained on, and chosen by, their source's included, so that no later run is tested on one of them
+    unawares."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
@@ -109,5 +111,8 @@ def write_model(
         "tasks": {name: task.describe() for one in data.values() for name, task in one.tasks.items()},
         "parts": {} if model.statistics is None else {name: list(one.tasks) for name, one in data.items()},
     }
+    stored = {name: head.describe() for name in model.heads if isinstance(head := model.heads[name], NeighbourHead)}
+    if stored:
+        about["heads"] = stored
     metadata = {"tlmtl": json.dumps(about, sort_keys=True)}  # one entry: safetensors writes several in any order
     files.write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

@@ -4,44 +4,42 @@
 is refused before its first job starts.
 """
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
 from tlmtl import files, hardware
-from tlmtl.checkpoint import seed_everything
 from tlmtl.config import build, find_target, keywords
 from tlmtl.data.dataset import Data
-from tlmtl.data.further import further
-from tlmtl.data.parts import TARGET, Joint, joint_of, streams_of
-from tlmtl.data.streams import plan, seed_for, steps_per_epoch
+from tlmtl.data.decoded import Decoded
+from tlmtl.data.parts import TARGET, Joint
+from tlmtl.data.streams import plan, steps_per_epoch
 from tlmtl.errors import ConfigError
+from tlmtl.features.cuts import Cut, cuts
+from tlmtl.features.frozen import why_not
 from tlmtl.fusion import Fusion
 from tlmtl.fusion import check as check_fusion
+from tlmtl.ground import ground_like, ground_of, seeded
 from tlmtl.hardware import Machine
-from tlmtl.identity import needs_source, terms_of
+from tlmtl.identity import terms_of
 from tlmtl.logger.base import Tracker
-from tlmtl.models.encoder import Encoder, check_layers
+from tlmtl.models.encoder import Encoder
 from tlmtl.models.heads import make_head
-from tlmtl.models.source import Report, Source, check_leak, load_into
+from tlmtl.models.source import Report, Source
 from tlmtl.models.statistics import Statistics
 from tlmtl.optim import Groups, Units, check_optimizer
 from tlmtl.preprocess import Normalize
 from tlmtl.sharing.base import Sharing
+from tlmtl.solvers.base import Solver, check_solver
 from tlmtl.strategies.rules import match, parse_rules
 from tlmtl.tasks.base import Task
-from tlmtl.tasks.imbalance import draw_weights, with_class_weights
-from tlmtl.terms.base import Context, Term, layers_of
+from tlmtl.terms.base import Context, Term
 from tlmtl.training import Setup
-from tlmtl.values import shown
 from tlmtl.weigh import private_of, weighting_of
 
 
@@ -50,21 +48,24 @@ class Assembly:
     """The objects of one run, wired together on the CPU; `setup()` places them on a machine."""
 
     cfg: DictConfig
-    data: dict[str, Data]  # by stream: the parts of a joint data set, or the one called `target`
-    encoder: Encoder
     model: Sharing
     units: Units
     terms: dict[str, Term]
     weighting: Any
     groups: Groups
-    source: Source | None = None
-    report: Report | None = None
-    source_model: nn.Module | None = None
-    draw_weights: dict[str, torch.Tensor | None] = field(default_factory=dict)  # by stream
-    joint: Joint | None = None  # what a joint data set says of its parts together
-    fusion: Fusion | None = None
-    tracker: Tracker = field(default_factory=Tracker)
-    further: dict[str, Data] = field(default_factory=dict)  # test sets of other data, by name
+    fusion: Fusion | None
+    tracker: Tracker
+    cuts: list[Cut]  # where the backbone is frozen below, and for how long
+    solver: Solver | None  # what finds the heads in place of the loop
+    # what `Ground` tells
+    data: dict[str, Data]
+    encoder: Encoder
+    joint: Joint | None
+    further: dict[str, Data]
+    draw_weights: dict[str, torch.Tensor | None]
+    source: Source | None
+    report: Report | None
+    source_model: nn.Module | None
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -76,44 +77,35 @@ class Assembly:
         return {name: len(data.splits["train"]) for name, data in self.data.items()}
 
     @property
+    def steps(self) -> int:
+        """Of the loop, or settings that a solver tries."""
+        return self.units.total if self.solver is None else self.solver.count(self.units.total) * len(self.tasks)
+
+    @property
     def threads(self) -> int:
         return hardware.threads_of(self.cfg.hardware.threads, self.encoder.threads)
 
 
-def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
-    """Build everything that `cfg` names. Raises ConfigError for whatever a user can have got wrong."""
+def assemble(cfg: DictConfig, with_source: bool = True, like: Assembly | None = None) -> Assembly:
+    """Build everything that `cfg` names. Raises ConfigError for whatever a user can have got wrong.
+
+    Arguments:
+        like: the objects of a run that differs from this one in nothing but its head and how that trains: its backbone, with
+            source parameters in, is taken and not built again.
+    """
     hardware.check(cfg.hardware)
     allow = list(cfg.allow)
     cache = files.cache_folder(cfg.output.cache)
-    data, joint = streams_of(cfg.dataset, cfg.tasks, allow, cache), joint_of(cfg.dataset, allow)
-    draws = {name: _balance(one, cfg.train) for name, one in data.items()}
-    for one in data.values():
-        one.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20 // len(data)
-    also = _further(cfg, data, allow, cache)
+    terms = {n: seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
+    ground = ground_of(cfg, list(terms.values()), with_source, cache) if like is None else ground_like(cfg, like, cache)
+    data, encoder, joint = ground.data, ground.encoder, ground.joint
     tasks = {name: task for one in data.values() for name, task in one.tasks.items()}
-    encoder = encoder_of(cfg, next(iter(data.values())).channels)
-    terms = {n: _seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
-    check_layers(encoder.blocks, layers_of(list(terms.values())))
-    source = _source(cfg, encoder, with_source)
-    source_model, report = None, None
-    if cfg.strategy.init not in ("source", "random"):
-        raise ConfigError(f"'strategy.init' should be source or random. Found '{cfg.strategy.init}'.")
-    if source is not None:
-        tested = [one.input_hashes("test") for one in (*data.values(), *also.values())]
-        check_leak(source, np.concatenate([one.input_hashes("val") for one in data.values()]), np.concatenate(tested))
-        filled = copy.deepcopy(encoder.module)
-        report = load_into(filled, source)
-        encoder.preprocess = source.preprocess or encoder.preprocess
-        if any(term.needs.source_model for term in terms.values()):
-            source_model = copy.deepcopy(filled).eval().requires_grad_(False)
-        if cfg.strategy.init == "source":
-            encoder.module.load_state_dict(filled.state_dict())
     heads = {
-        name: _seeded(cfg, f"head/{name}", partial(make_head, task, encoder.feature_size, shape, cfg.head))
+        name: seeded(cfg, f"head/{name}", partial(make_head, task, encoder.feature_size, shape, cfg.head))
         for shape, one in ((_shape(one, encoder), one) for one in data.values())
         for name, task in one.tasks.items()
     }
-    model = _seeded(cfg, "sharing", partial(build, cfg.sharing, "sharing", allow=allow, encoder=encoder, heads=heads))
+    model = seeded(cfg, "sharing", partial(build, cfg.sharing, "sharing", allow=allow, encoder=encoder, heads=heads))
     if joint is not None and joint.own_statistics and not model.separate:
         model.statistics = Statistics(model, list(data))
     rules = match(parse_rules(cfg.strategy.rules), [name for name, _ in model.named_parameters()])
@@ -124,7 +116,7 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
     check_fusion(fusion, tasks)
     context = Context(model, encoder, tasks, {}, cfg.strategy.init == "source")
     for name, term in terms.items():
-        _seeded(cfg, f"setup/{name}", lambda term=term: term.setup(context))
+        seeded(cfg, f"setup/{name}", lambda term=term: term.setup(context))
     own = private_of(weighting, model, encoder)
     schedule = build(cfg.schedule, "schedule", allow=allow)
     groups = Groups(model, rules, schedule, units, [*terms.values(), weighting], own)
@@ -132,12 +124,25 @@ def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
         raise ConfigError("Nothing trains: every parameter is frozen by 'strategy.rules' at the start of the run.")
     groups.schedule(0, units.total, units)  # a wrong warm-up is told here
     check_optimizer(find_target(cfg.optimizer, "optimizer", "optimizer", allow))
+    solver = cfg.strategy.get("solver")
     target, settings = keywords(cfg.optimizer, "optimizer", "optimizer", allow)
     groups.optimizer(target, **settings)
-    return Assembly(
-        cfg, data, encoder, model, units, terms, weighting, groups, source, report, source_model, draws, joint, fusion,
-        tracker, also,
+    made = Assembly(
+        cfg, model, units, terms, weighting, groups, fusion, tracker, cuts(model, encoder, groups),
+        build(solver, "solver", "strategy.solver", allow) if solver else None, **vars(ground),
     )  # fmt: skip
+    if made.solver is not None and "dataset.augment" in made.solver.ignores:
+        for one in data.values():
+            one.augment = "none"
+    drawn = units.total * cfg.train.batch_size
+    reason = why_not(made, drawn)  # a wrong setting is told here
+    if made.solver is not None:
+        check_solver(made.solver, made, reason)
+    once = not reason and any(cut.whole and cut.until - cut.start == units.total for cut in made.cuts)
+    if drawn >= sum(made.sizes.values()) and not once:  # images are read more than once
+        for one in (*data.values(), *ground.further.values()):
+            one.decoded = Decoded(cache, cfg.output.cache_mb)
+    return made
 
 
 def setup(parts: Assembly, machine: Machine) -> Setup:
@@ -176,7 +181,7 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
         autocast=machine.fabric.autocast,
         device=machine.device,
         memory_format=machine.memory_format,
-        forward=torch.compile(parts.model) if cfg.hardware.compile else None,
+        forward=torch.compile(parts.model) if machine.plan["compiled"] else None,
         source_model=parts.source_model,
         accumulate=train.accumulate,
         lookahead=max(stream.lookahead for stream in streams.values()),
@@ -194,46 +199,12 @@ def _plan(parts: Assembly) -> Callable[[int], list[dict[str, torch.Tensor]]]:
     return lambda epoch: plan(sizes, batch_size, seed, epoch, parts.draw_weights[TARGET])
 
 
-def _balance(data: Data, train: DictConfig) -> torch.Tensor | None:
-    """Class weights into the tasks of `data`; how likely each training example is drawn, None for once an epoch."""
-    labels = data.labels("train")
-    data.tasks = with_class_weights(data.tasks, labels, train.class_weights)
-    return draw_weights(data.tasks, labels, train.sampler)
-
-
-def _further(cfg: DictConfig, data: dict[str, Data], allow: list[str], cache: Path) -> dict[str, Data]:
-    also = dict(cfg.evaluate.also or {})
-    if also and TARGET not in data:
-        raise ConfigError("'evaluate.also' tests the model of one data set on others: not with dataset=joint.")
-    return {str(name): further(str(name), node, data[TARGET], allow, cache) for name, node in also.items()}
-
-
 def _shape(data: Data, encoder: Encoder) -> tuple[int, ...]:
     """(C, H, W) of the training images as the model takes them; () where no task has to make them again."""
     if not any(task.of_input for task in data.tasks.values()):
         return ()
     first = torch.from_numpy(data.splits["train"][:1])
     return tuple(Normalize(encoder.preprocess)(data.examples.images.read(first, encoder.preprocess)).shape[1:])
-
-
-def _megabytes(value: int) -> int:
-    if value < 0:
-        raise ConfigError(f"'hardware.images_mb' should be 0 or more megabytes. Found {value}.")
-    return value
-
-
-def encoder_of(cfg: DictConfig, channels: int) -> Encoder:
-    """The backbone. What its library refuses (an image too small for its strides, say) is the config's fault."""
-    size = cfg.model.get("image_size")
-    if isinstance(size, int) and size < 1:
-        raise ConfigError(f"'model.image_size' should be 1 or more, or null for the weights' own. Found {size}.")
-    allow = list(cfg.allow)
-    try:
-        return _seeded(cfg, "backbone", lambda: build(cfg.model, "model", allow=allow, channels=channels))
-    except (ValueError, RuntimeError, AssertionError, TypeError, MemoryError, ArithmeticError, LookupError) as error:
-        settings = ", ".join(f"model.{key}={shown(value)}" for key, value in cfg.model.items() if key != "_target_")
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"'model' cannot be built as it is set ({settings}): {said}") from error
 
 
 def _units(cfg: DictConfig, data: dict[str, Data], joint: Joint | None) -> Units:
@@ -257,25 +228,5 @@ def _units(cfg: DictConfig, data: dict[str, Data], joint: Joint | None) -> Units
     return units
 
 
-def _source(cfg: DictConfig, encoder: Encoder, with_source: bool) -> Source | None:
-    if not needs_source(cfg):
-        return None
-    if str(cfg.source.get("_target_", "")).endswith(".no_source"):
-        raise ConfigError(
-            f"strategy={cfg.composed.choices.get('strategy', '?')} starts from source parameters, but source=none. Choose "
-            "source=pretrain, source=run or source=imagenet, or strategy=from_scratch."
-        )
-    keywords(cfg.source, "source", "source", list(cfg.allow))
-    if not with_source and "dataset" in cfg.source and not cfg.source.get("path"):
-        return None
-    return build(cfg.source, "source", allow=list(cfg.allow), encoder=encoder)
-
-
 def _builder(node: Any, name: str, allow: list[str]):
     return lambda: build(node, "term", f"term.{name}", allow)
-
-
-def _seeded(cfg: DictConfig, name: str, make: Any) -> Any:
-    """Make a module whose initial values depend on the seed and its own name alone, not on what was made before it."""
-    seed_everything(seed_for("init", cfg.seed, name))
-    return make()

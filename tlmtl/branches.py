@@ -16,10 +16,13 @@ class Branches:
 
     With several branches a branch is called as its task, and the names of its parameters and buffers have that as their
     second word (`backbone.left.block1...`, `heads.left.linear...`).
+
+    Arguments:
+        constant: names of parameters and buffers that the whole run leaves as they were, so that they need not be kept.
     """
 
-    def __init__(self, model: Sharing) -> None:
-        self.model = model
+    def __init__(self, model: Sharing, constant: Collection[str] = ()) -> None:
+        self.model, self.constant = model, constant
         self.tasks: Mapping[str, list[str]] = model.branches()
 
     def __len__(self) -> int:
@@ -51,9 +54,9 @@ class Branches:
                 parameter.requires_grad_(False)
 
     def keep(self, best: dict[str, Tensor], branch: str, state: Mapping[str, Tensor]) -> None:
-        """Copy the branch's part of a model's `state` into `best`."""
+        """Copy the branch's part of a model's `state` into `best`, but for what is the same at every step."""
         for name, tensor in state.items():
-            if self.of(name) == branch:
+            if name not in self.constant and self.of(name) == branch:
                 best[name] = tensor.detach().cpu().clone()
 
     def score(self, branch: str, tasks: Mapping[str, Task], scores: Mapping[str, float]) -> float:

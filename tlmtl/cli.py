@@ -11,7 +11,7 @@ from tlmtl import __version__, stopping, terminal
 from tlmtl.errors import ConfigError, Stopped, TlmtlError, nearest
 from tlmtl.help import HELP
 
-COMMANDS = ("train", "check", "predict", "export", "compare", "report", "list")
+COMMANDS = ("train", "check", "predict", "export", "compare", "report", "list", "cache")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,6 +86,10 @@ def dispatch(words: list[str]) -> int:
         from tlmtl.report.command import main as report
 
         return report(rest)
+    if command == "cache":
+        from tlmtl.cache.command import main as cache
+
+        return cache(rest)
     from tlmtl import commands
 
     behind = {"train": commands.train, "check": commands.check, "list": commands.show}

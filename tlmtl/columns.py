@@ -11,12 +11,13 @@ SETTINGS = [
     "labels_per_class", "label_fraction", "epochs", "batch_size", "optimizer", "lr", "weight_decay",
 ]  # fmt: skip
 # Between SETTINGS and PLAN stand the metrics: `val/<metric>` then `test/<metric>`, as many as the tasks measure.
-PLAN = ["device", "precision", "threads", "memory_format", "compiled", "fused_with"]
+PLAN = ["device", "precision", "threads", "memory_format", "compiled", "engine", "fused_with"]
 COSTS = [
     "steps", "examples_seen", "labels_seen", "train_seconds", "eval_seconds", "features_seconds", "source_seconds", "data_wait",
     "seconds_per_step", "peak_memory_mb", "parameters", "parameters_trained",
 ]  # fmt: skip
 PROVENANCE = ["source_hash", "data_hash", "subset_hash", "baseline_id", "skipped", "tlmtl", "torch", "git_sha"]
+PROVENANCE += ["chosen"]  # what validation chose within the run, of strategies that try several settings
 
 # Columns that two identical runs may differ in: measured, not decided.
 MEASURED = [

@@ -220,7 +220,7 @@ def complete(words: list[str]) -> int:
     line = os.environ.get("COMP_LINE", "")
     typed = line.split()
     if len(typed) < 2 or (len(typed) == 2 and not line.endswith(" ")):
-        print("train check predict export compare report list --help --version")
+        print("train check predict export compare report list cache --help --version")
         return 0
     if typed[1] == "list":
         print(" ".join(GROUP_NAMES))

@@ -33,6 +33,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "term": (("tlmtl.terms",), ()),
     "fusion": (("tlmtl.fusion",), ()),
     "logger": (("tlmtl.logger",), ()),
+    "solver": (("tlmtl.solvers",), ()),
 }
 
 

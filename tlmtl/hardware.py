@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,22 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from tlmtl.activations import Activations
 from tlmtl.errors import ConfigError
 
-DEVICES = ("auto", "cpu", "gpu", "mps")
+AUTO = "auto"
+DEVICES = (AUTO, "cpu", "gpu", "mps")
 MOST_THREADS = 1024  # many more, and the process is ended by the library that starts them
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+KNOWN = {
+    "device": DEVICES,
+    "precision": (*PRECISIONS, AUTO),
+    "memory_format": (*MEMORY_FORMATS, AUTO),
+    "compile": (True, False, AUTO),
+    "tune": (AUTO, "off", False),  # YAML reads `off` as false
+}
+COLUMN = {"precision": "precision", "memory_format": "memory_format", "compile": "compiled"}  # of the plan, by setting
 
 
 @dataclass
@@ -23,7 +34,7 @@ class Machine:
     """The execution plan of a run, in force once made."""
 
     fabric: Fabric
-    plan: dict[str, Any]  # the columns device, precision, threads, memory_format, compiled, fused_with
+    plan: dict[str, Any]  # the columns device, precision, threads, memory_format, compiled, fused_with; never `auto`
     memory_format: torch.memory_format
 
     @property
@@ -40,13 +51,15 @@ class Machine:
 
 def _in_bfloat16(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Inputs come in 32 bits, whatever the parameters are in."""
-    return tuple(a.to(torch.bfloat16) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+    return tuple(
+        a.to(torch.bfloat16) if isinstance(a, Tensor | Activations) and a.is_floating_point() else a for a in args
+    )
 
 
 def threads_of(setting: Any, advised: int | None) -> int:
     """How many threads a run computes on: `hardware.threads`, or what its model advises, or all cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if setting == "auto":
+    if setting == AUTO:
         return min(advised or cores, cores)
     if isinstance(setting, bool) or not isinstance(setting, int) or not 0 < setting <= MOST_THREADS:
         raise ConfigError(
@@ -57,9 +70,11 @@ def threads_of(setting: Any, advised: int | None) -> int:
 
 def check(settings: Any) -> None:
     """Raises ConfigError for a setting of `cfg.hardware` that is unknown or not to be had on this machine."""
-    for key, known in (("device", DEVICES), ("precision", PRECISIONS), ("memory_format", tuple(MEMORY_FORMATS))):
-        if settings[key] not in known:
-            raise ConfigError(f"'hardware.{key}' should be one of {', '.join(known)}. Found '{settings[key]}'.")
+    for key, known in KNOWN.items():
+        value = settings[key]
+        if not any(value is one or (isinstance(one, str) and value == one) for one in known):
+            names = ", ".join(str(one).lower() for one in known if (key, one) != ("tune", False))
+            raise ConfigError(f"'hardware.{key}' should be one of {names}. Found '{value}'.")
     if settings.device == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
             "'hardware.device=gpu' needs a CUDA GPU, and torch finds none. Use hardware=auto or hardware=cpu."
@@ -75,11 +90,25 @@ def check(settings: Any) -> None:
     threads_of(settings.threads, None)
 
 
-def machine(settings: Any, advised_threads: int | None) -> Machine:
+def tuned(settings: Any) -> list[str]:
+    """The settings that are left to be chosen by timing: those that are `auto`, where results may depend on it."""
+    if settings.deterministic or settings.tune != AUTO:
+        return []
+    return [key for key in COLUMN if settings[key] == AUTO]
+
+
+def machine(
+    settings: Any,
+    advised_threads: int | None,
+    advised_format: str = "contiguous",
+    chosen: Mapping[str, Any] | None = None,
+) -> Machine:
     """Put the settings of `cfg.hardware` in force.
 
     Arguments:
         advised_threads: what the model says it is worth, used by `threads: auto`.
+        advised_format: the memory format that the model says it is fastest in on a CPU, used by `memory_format: auto`.
+        chosen: by column of the plan, what was chosen for settings that are `auto`, in place of the rules for them.
     """
     check(settings)
     threads = threads_of(settings.threads, advised_threads)
@@ -88,20 +117,37 @@ def machine(settings: Any, advised_threads: int | None) -> Machine:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not settings.deterministic
-    accelerator = {"gpu": "cuda", "auto": "auto"}.get(settings.device, settings.device)
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=settings.precision)
+    accelerator = {"gpu": "cuda", AUTO: AUTO}.get(settings.device, settings.device)
+    chosen = chosen or {}
+    precision = chosen.get("precision", "32-true") if settings.precision == AUTO else settings.precision
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    device = fabric.device.type
+    # Kernels of a GPU that take channels last are those for 16 bits.
+    usual = advised_format if device == "cpu" or precision != "32-true" else "contiguous"
+    layout = chosen.get("memory_format", usual) if settings.memory_format == AUTO else settings.memory_format
+    compiled = chosen.get("compiled", False) if settings.compile == AUTO else settings.compile
     return Machine(
         fabric,
         {
-            "device": fabric.device.type,
-            "precision": settings.precision,
+            "device": device,
+            "precision": precision,
             "threads": threads,
-            "memory_format": settings.memory_format,
-            "compiled": settings.compile,
+            "memory_format": layout,
+            "compiled": bool(compiled),
             "fused_with": None,
         },
-        MEMORY_FORMATS[settings.memory_format],
+        MEMORY_FORMATS[layout],
     )
+
+
+def takes_16_bits(device: torch.device) -> bool:
+    """Whether `device` computes in bfloat16 faster than by going round it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a torch without that library
+        return False
 
 
 def describe() -> dict[str, Any]:
@@ -110,13 +156,13 @@ def describe() -> dict[str, Any]:
 
     return {
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -133,6 +179,13 @@ class PeakMemory:
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the peak back to what is held now
         self.start = self._now("VmRSS")
+
+    def again(self, device: torch.device) -> None:
+        """Forget the peak so far: it was not the run's own."""
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     def megabytes(self, device: torch.device) -> float | None:
         if device.type == "cuda":

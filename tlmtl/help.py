@@ -11,6 +11,7 @@ tlmtl: compare ways to transfer and to share, by numbers that can be trusted
   tlmtl compare PATH...          results of runs and sweeps, side by side
   tlmtl report PATH...           one HTML page of them: table, charts, the images that were got wrong
   tlmtl list [GROUP]             what there is to choose from
+  tlmtl cache                    what is kept between runs: show, verify, prune, clear
 
 Examples:
   tlmtl train                                                    # seconds on a CPU, without a network
@@ -87,6 +88,8 @@ those above one half, and each one's probability), error. Flags:
   --image COLUMN         the column of a CSV or Parquet file that names the images (found when not given)
   --encoding NAME        of a CSV file (utf-8); --delimiter CHARACTER between its cells (found when not given)
   --batch-size N         images at a time (32)
+  --engine NAME          what runs the backbone: torch, onnxruntime, openvino, or auto (the fastest installed one that pays
+                         for its start and gives what torch gives)
   --allow PACKAGE        a package of your own that the run was trained with
 Exit code: 0 done, 1 some images could not be read (their rows say why), 2 nothing could be predicted.
 """,
@@ -179,5 +182,29 @@ Examples:
   tlmtl list dataset
   tlmtl list model
   tlmtl list term
+""",
+    "cache": """\
+tlmtl cache [FLAGS]: what is kept between runs, how large and how old it is; verified, pruned, cleared
+
+Kept are features of frozen backbones, decoded images, models that source=pretrain has trained, what one reading of the files of
+a data set found, and which format of a model was fastest here. All of it can be made again. docs/cache.md says more.
+
+Examples:
+  tlmtl cache                                                    # what is there
+  tlmtl cache --verify                                           # read every checksum
+  tlmtl cache --prune 5000                                       # features and images down to 5,000 MB, the oldest first
+  tlmtl cache --older-than 30d                                   # what no run has used for so long goes
+  tlmtl cache --clear images
+  tlmtl cache --clear --yes --cache /scratch/tlmtl
+
+Flags:
+  --cache DIR            the folder (default: $TLMTL_CACHE, else ~/.cache/tlmtl; a run's is output.cache)
+  --verify               exit code 1 when features or images are not what was written; --repair removes those
+  --prune MB             or 5GB; --older-than AGE, such as 36h, 30d, 8w; both together
+  --clear [KIND]         all, or features, images, sources, scans, plans; asks first
+  --yes                  do not ask
+
+What runs are making or hold open is left, or stays readable for them; other files in the folder and links are not touched.
+Exit code: 0 done, 1 something is broken or could not be removed, 2 a wrong command.
 """,
 }

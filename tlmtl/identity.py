@@ -6,13 +6,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tlmtl.columns import SHOWN
 from tlmtl.config import find_target
 from tlmtl.data.labels import select_tasks
 
 # What cannot change a result.
 IGNORED = ("hydra", "sweep", "tune", "logger", "output", "resume", "progress", "allow", "composed")
 # The same, of settings within a group.
-IGNORED_IN = ("hardware.workers", "hardware.images_mb", "train.checkpoint_every", "source.train.checkpoint_every")
+IGNORED_IN = (
+    "hardware.workers", "hardware.images_mb", "features.memory_mb", "train.checkpoint_every",
+    "source.train.checkpoint_every",
+)  # fmt: skip
 # What of a task that is not chosen has a part in reading the data.
 READ = ("kind", "target")
 HARD = "tlmtl.sharing.hard.HardSharing"
@@ -72,6 +76,12 @@ def needs_source(cfg: DictConfig) -> bool:
     return any(find_target(t, "term", f"term.{n}", cfg.allow).needs.source_model for n, t in terms_of(cfg).items())
 
 
+def unused(cfg: DictConfig) -> tuple[str, ...]:
+    """Keys, whole sections among them, that cannot change a result because the strategy's heads are found without the loop."""
+    node = cfg.strategy.get("solver")
+    return () if node is None else find_target(node, "solver", "strategy.solver", cfg.allow).ignores
+
+
 def chosen_tasks(cfg: DictConfig) -> list[str]:
     node = cfg.dataset
     return select_tasks(cfg.tasks, node.get("tasks", {}), list(node.get("default_tasks", [])))
@@ -83,12 +93,14 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
     overrides = [item for item in cfg.composed.overrides if source or not item.lstrip("~").startswith("source.")]
     tasks = chosen_tasks(cfg)
     overrides = [item for item in overrides if not _of_another_task(item, tasks)]
-    weighed = len(tasks) > 1 and not _separates(cfg)
+    ignored = unused(cfg)
+    overrides = [item for item in overrides if not _below(item.split("=")[0].lstrip("+~"), ignored)]
+    weighed = len(tasks) > 1 and not _separates(cfg) and "weighting" not in ignored
     if not weighed or find_target(cfg.weighting, "weighting", "weighting", cfg.allow).scalar:
         overrides = [item for item in overrides if not item.startswith("weighting.level=")]
     if not weighed:
         overrides = [item for item in overrides if not item.lstrip("~").startswith("weighting.")]
-    return {
+    shown = {
         "model": choices.get("model"),
         "source": choices.get("source") if source else "none",
         "strategy": choices.get("strategy"),
@@ -107,6 +119,12 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
         "lr": cfg.optimizer.get("lr"),
         "weight_decay": cfg.optimizer.get("weight_decay"),
     }
+    keys = {"optimizer": "optimizer", **{column: key for key, column in SHOWN.items()}}
+    return {name: None if _below(keys.get(name, ""), ignored) else value for name, value in shown.items()}
+
+
+def _below(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in sections)
 
 
 def _of_another_task(override: str, tasks: list[str]) -> bool:
@@ -139,6 +157,11 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
         found.pop(key, None)
     for key in IGNORED_IN:
         _drop(found, key)
+    machine = found["hardware"]
+    if machine["deterministic"] or "auto" not in [machine[key] for key in ("precision", "memory_format", "compile")]:
+        # Where nothing is left to be timed, whether it may be cannot matter. Else it does: by a rule or by timing, a run may be
+        # in 32 bits or in 16. What timing chose is no part of what was asked for: it stands in the row, like the device.
+        _drop(found, "hardware.tune")
     if found["dataset"].get("sampling") not in (None, "temperature"):
         found["dataset"].pop("temperature", None)
     for node in (found["dataset"], found["source"].get("dataset") or {}):
@@ -157,7 +180,12 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
         found["source"].pop("path", None)  # where the pre-trained source is kept
     if len(found["tasks"]) == 1 and _separates(cfg):
         found["sharing"] = {"_target_": HARD}  # one task has nothing to share
-    if len(found["tasks"]) == 1 or _separates(cfg):
+    ignored = unused(cfg)
+    for key in ignored:
+        _drop(found, key)
+    if ignored:
+        found["strategy"]["solver"] = OmegaConf.to_container(cfg.strategy.solver)
+    if len(found["tasks"]) == 1 or _separates(cfg) or "weighting" in ignored:
         found["weighting"] = None
         for task in found["dataset"].get("tasks", {}).values():
             task.pop("weight", None)

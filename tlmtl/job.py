@@ -14,14 +14,16 @@ from omegaconf import DictConfig
 from torch import nn
 
 import tlmtl
-from tlmtl import checkpoint, files, hardware, identity, outcome, results, stopping
-from tlmtl.assemble import Assembly, assemble, setup
+from tlmtl import checkpoint, execution, files, hardware, identity, outcome, results, stopping
+from tlmtl.assemble import Assembly, assemble
 from tlmtl.errors import ConfigError, Pruned, Stopped, TlmtlError, TrainingError
+from tlmtl.features.frozen import Frozen, why_not
 from tlmtl.logger.tracking import Tracking
 from tlmtl.loop import fit
 from tlmtl.progress import Progress, Silent
 from tlmtl.recorder import Recorder
 from tlmtl.results import RunFolder
+from tlmtl.solvers.solve import solve
 from tlmtl.stopping import Stop
 from tlmtl.training import State
 
@@ -87,20 +89,28 @@ def _execute(
     if not cfg.resume:
         folder.write_config(cfg)
     parts = assemble(cfg)
-    machine = hardware.machine(cfg.hardware, parts.encoder.threads)
+    machine, made = execution.begin(parts, folder, memory)
     log.info("%s", _opening(parts, machine))
-    made = setup(parts, machine)
     # How a run starts, in this order: from its own checkpoint, else from the source, else from random parameters.
     belongs = {**outcome.hashes(parts), "config_hash": folder.record.get("config_hash"), "tlmtl": tlmtl.__version__}
     recorder = Recorder(folder, made, progress, belongs, stop, tracking)
     state = recorder.restore() or State()
     checkpoint.seed_everything(cfg.seed) if state.step == 0 else None
     folder.write_history(state.history)  # what an attempt wrote beyond that did not happen
-    progress.start(made.total, state.step)
+    progress.start(parts.steps, state.step)
     tracking.start(parts.tracker, cfg, run_id, state.step, state.history)
+    frozen = Frozen(parts, made, machine, files.cache_folder(cfg.output.cache))
+    if why := why_not(parts, made.total * cfg.train.batch_size):
+        log.info("Features of the frozen backbone are computed in every step: %s.", why)
     try:
-        with stop.patiently():
-            fit(made, state, recorder)
+        for phase in frozen.phases(state.step):
+            for stream in (*phase.streams.values(), *phase.validation.values()):
+                stream.ready()
+            if parts.solver is not None:
+                solve(parts.solver, phase, state, recorder)  # it writes nothing, so a signal may end it anywhere
+                continue
+            with stop.patiently():
+                fit(phase, state, recorder)
         stop.check()
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
@@ -114,8 +124,8 @@ def _execute(
             f"There is no best model{of}: the loss on validation was never finite (try a smaller optimizer.lr), or no "
             "validation example has a label of a primary task."
         )
-    made.model.load_state_dict(state.best_model)
-    return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory)
+    made.model.load_state_dict({**made.model.state_dict(), **state.best_model})
+    return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory, frozen)
 
 
 def _groups(cfg: DictConfig, record: Mapping[str, Any]) -> dict[str, str]:
@@ -168,7 +178,8 @@ def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:
 
 def _opening(parts: Assembly, machine: hardware.Machine) -> str:
     plan = machine.plan
-    lines = [f"{plan['device']} with {plan['threads']} thread(s), {plan['precision']}; {parts.units.total} steps"]
+    formats = f"{plan['precision']}, {plan['memory_format']}" + (", compiled" if plan["compiled"] else "")
+    lines = [f"{plan['device']} with {plan['threads']} thread(s), {formats}; {_how_long(parts)}"]
     for name, data in parts.data.items():
         sizes = ", ".join(f"{len(where)} {split}" for split, where in data.splits.items())
         lines.append(f"{sizes} examples" if len(parts.data) == 1 else f"{name}: {sizes} examples")
@@ -194,6 +205,12 @@ def _opening(parts: Assembly, machine: hardware.Machine) -> str:
             f"evaluate.also.{name}: {note}" for note in [f"{len(more.splits['test'])} images", *more.examples.notes]
         ]
     return "\n".join(lines)
+
+
+def _how_long(parts: Assembly) -> str:
+    if parts.solver is None or "train.epochs" not in parts.solver.ignores:
+        return f"{parts.steps} steps"
+    return f"up to {parts.steps} settings are tried, on images as they are"
 
 
 def _log_file(path: Path) -> "_LogFile":

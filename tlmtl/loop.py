@@ -13,15 +13,15 @@ from torch import Tensor
 
 from tlmtl.data.feed import ahead
 from tlmtl.data.streams import Batch, generator_for
-from tlmtl.errors import TrainingError
-from tlmtl.evaluation import evaluate, measure, selection_score
+from tlmtl.evaluation import Predictions, evaluate
 from tlmtl.forward import again, forward, losses_of, pieces_of, terms_of, total
 from tlmtl.sharing.base import Sharing
-from tlmtl.training import Setup, State, Watch
+from tlmtl.training import Setup, State, Watch, not_finite
+from tlmtl.validation import validated
 
 
 def fit(setup: Setup, state: State, watch: Watch) -> None:
-    """Train from `state.step` until the run's end, or until validation stops getting better."""
+    """Train from `state.step` until the set-up's end, or until validation stops getting better."""
     if len(state.stopped) == len(setup.branches):
         return
     first = state.step
@@ -55,10 +55,11 @@ def fit(setup: Setup, state: State, watch: Watch) -> None:
 
 def _draws(setup: Setup, step: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """What every step from `step` on draws from the streams."""
-    while step < setup.total:
+    end = setup.total if setup.until is None else setup.until
+    while step < end:
         epoch, offset = divmod(step, setup.steps_per_epoch)
         draws = setup.plan(epoch)[offset:]
-        yield from zip(range(step, setup.total), draws, strict=False)
+        yield from zip(range(step, end), draws, strict=False)
         step += len(draws)
 
 
@@ -85,10 +86,7 @@ def _step(setup: Setup, batch: Batch, state: State) -> dict[str, float]:
             found[name] = found.get(name, 0.0) + (value := float(loss.detach()))
             if not math.isfinite(value):
                 what = "term" if name in extra else "loss of task"
-                raise TrainingError(
-                    f"The {what} '{name}' became {value} at step {state.step + 1} of {setup.total}. A smaller optimizer.lr, "
-                    "train.clip=1.0 or a longer schedule.warmup may help."
-                )
+                raise not_finite(f"The {what} '{name}'", value, state.step + 1, setup.total)
         features = next(iter(outputs.values())).features if len(outputs) == 1 else None
         weights = setup.weighting.backward(losses, total(extra.values()), setup.groups.shared, features)
         if len(setup.tasks) > 1:
@@ -107,27 +105,9 @@ def _validate(setup: Setup, state: State, watch: Watch, rate: float) -> None:
     began = time.perf_counter()
     model: Sharing = setup.ema.module if setup.ema is not None else setup.model  # type: ignore[assignment]
     tasks = {name: setup.tasks[name] for name in setup.branches.active(setup.tasks, state.stopped)}
-    metrics, scores = {}, {}
+    said: dict[str, Predictions] = {}
     for stream in setup.validation.values():
         here = {name: tasks[name] for name in stream.mask if name in tasks}
-        said = evaluate(model, stream, here, setup.autocast, setup.device, setup.memory_format)
-        metrics.update({name: measure(task, said) for name, task in here.items()})
-        scores.update({name: selection_score(task, said, metrics[name]) for name, task in here.items()})
-    rows = [("train", task, name, s / n) for name, sums in state.sums.items() for task, (s, n) in sums.items()]
-    rows += [("val", task, name, value) for task, values in metrics.items() for name, value in values.items()]
-    rows.append(("train", "", "lr", rate))
-    reached = {}
-    for branch in [branch for branch in setup.branches.tasks if branch not in state.stopped]:
-        score = reached[branch] = setup.branches.score(branch, tasks, scores)
-        rows.append(("val", branch, "score", score))
-        if score > state.best_score.get(branch, -math.inf):
-            state.best_score[branch], state.best_step[branch] = score, state.step
-            setup.branches.keep(state.best_model, branch, model.state_dict())
-        elif setup.patience is not None and state.step - state.best_step.get(branch, 0) >= setup.patience:
-            state.stopped.append(branch)
-    state.history += [[state.step, state.step / setup.steps_per_epoch, *row] for row in rows]
-    state.sums = {}
-    for term in setup.terms.values():
-        term.after_validation(metrics)
-    state.seconds["eval"] += time.perf_counter() - began
-    watch.evaluated(state, metrics, reached)
+        found = evaluate(model, stream, here, setup.autocast, setup.device, setup.memory_format)
+        said.update(dict.fromkeys(here, found))
+    validated(setup, state, watch, rate, model, said, began)

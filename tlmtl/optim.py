@@ -147,10 +147,12 @@ class Groups:
     ) -> None:
         self.model, self.schedule, self.units, self.private = model, schedule, units, private
         self.groups: list[dict[str, Any]] = []
+        self.starts: dict[str, int] = {}  # by parameter name, the step from which it trains; never: `units.total`
         by_kind: dict[tuple, list[str]] = {}
         parameters = dict(model.named_parameters())
         for name, rule in rules.items():
             start = _start(rule, units)
+            self.starts[name] = units.total if rule.frozen else min(start, units.total)
             # Norms and biases are not decayed: a pull towards zero says nothing about them (He et al. 2019, sec. 3.1).
             kind = (rule.frozen or start >= units.total, start, rule.lr_scale, parameters[name].ndim > 1)
             by_kind.setdefault(kind, []).append(name)
@@ -201,6 +203,10 @@ class Groups:
         if thawed:
             set_modes(self.model)
             self.shared = self.shared_at(step)
+        return self.rate(step)
+
+    def rate(self, step: int) -> float:
+        """The base learning rate at `step`."""
         return self.lr * self.schedule(step, self.units.total, self.units)
 
     def shared_at(self, step: int) -> list[nn.Parameter]:
@@ -208,6 +214,22 @@ class Groups:
         training = {id(p) for group in self.groups if step >= group["start"] for p in group["params"]}
         shared = [(n, p) for n, p in self.model.named_parameters() if not (n.startswith("heads.") or n in self.private)]
         return [p for _, p in shared if id(p) in training]
+
+    def constant(self) -> set[str]:
+        """Names of the parameters and buffers of the model that the whole run leaves as they were: those that never train,
+        and the running statistics of a subtree without a parameter that does."""
+        found: set[str] = set()
+
+        def visit(module: nn.Module, prefix: str, inherited: bool) -> None:
+            names = [name for name, _ in module.named_parameters(prefix, remove_duplicate=False)]
+            still = all(self.starts.get(n, 0) >= self.units.total for n in names) if names else inherited
+            own = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_buffers(recurse=False)] if still else []
+            found.update(own)
+            for name, child in module.named_children():
+                visit(child, f"{prefix}.{name}".lstrip("."), still)
+
+        visit(self.model, "", False)
+        return found | {name for name, start in self.starts.items() if start >= self.units.total}
 
     def trained(self) -> int:
         """How many parameters of the model train at some time in the run."""

@@ -15,6 +15,7 @@ from tlmtl.data.dataset import Data
 from tlmtl.data.parts import together
 from tlmtl.data.streams import Stream
 from tlmtl.evaluation import evaluate, measure
+from tlmtl.features.frozen import Frozen
 from tlmtl.fusion import TASK as FUSED
 from tlmtl.fusion import fused_metrics
 from tlmtl.results import RunFolder
@@ -40,22 +41,25 @@ def finish(
     made: Setup,
     state: State,
     memory: hardware.PeakMemory,
+    frozen: Frozen,
 ) -> nn.Module:
     """Evaluate the best model on validation, and on test for the only time; write all files, the status last."""
     model = made.model
     with results.timed(state.seconds, "eval"):
-        sets = _said(parts, made)
+        sets = _said(parts, made, frozen)
     artifacts.write_predictions(folder.path / "predictions.parquet", sets)
     shapes = {name: stream.shape() for name, stream in made.streams.items()}
     artifacts.write_model(
         folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shapes
     )
     seconds, trained = state.seconds, parts.groups.trained()
+    plan = {**machine.plan, "engine": frozen.engine}
     costs = {
         "steps": state.step,
         "examples_seen": state.examples,
         "train_seconds": seconds["train"],
         "eval_seconds": seconds["eval"],
+        "features_seconds": frozen.seconds if frozen.engine else None,
         "source_seconds": parts.source.seconds if parts.source else None,
         "data_wait": seconds["wait"] / max(seconds["train"], 1e-9),
         "seconds_per_step": seconds["train"] / max(state.step, 1),
@@ -64,8 +68,8 @@ def finish(
         "parameters_trained": trained,
     }
     own = {**hashes(parts), "skipped": sum(data.examples.skipped for data in parts.data.values())}
-    shared = {**row(cfg, folder, run_id, "done"), **machine.plan, **costs, **own, **results.provenance()}
-    folder.write_rows([shared | more for more in _measured(sets, parts, state.labels)])
+    shared = {**row(cfg, folder, run_id, "done"), **plan, **costs, **own, **results.provenance()}
+    folder.write_rows([shared | more for more in _measured(sets, parts, state)])
     folder.write_history(state.history)
     folder.update(
         status="done",
@@ -75,7 +79,7 @@ def finish(
         stopped_early=bool(state.stopped) if len(made.branches) == 1 else state.stopped,
         costs=costs,
         hashes={**own, "further": {name: data.hash for name, data in parts.further.items()}},
-        plan=machine.plan,
+        plan=plan,
         loaded=vars(parts.report) if parts.report else None,
         versions=results.versions(),
         hardware=hardware.describe(),
@@ -86,11 +90,12 @@ def finish(
     return model
 
 
-def _said(parts: Assembly, made: Setup) -> list[Said]:
+def _said(parts: Assembly, made: Setup, frozen: Frozen) -> list[Said]:
     """What the model says about validation, test and the further test sets (`test:NAME`): each is read once, here."""
     fused = {name: parts.tasks[name] for name in parts.fusion.tasks} if parts.fusion else {}
 
     def ask(split: str, data: Data, stream: Stream) -> Said:
+        stream = frozen.stream(stream, data, split.split(":")[0])
         asked = {**data.tasks, **fused} if fused.keys() & data.tasks.keys() else data.tasks
         found = evaluate(made.model, stream, asked, made.autocast, made.device, made.memory_format)
         return Said(split, data, found, asked)
@@ -105,7 +110,7 @@ def _said(parts: Assembly, made: Setup) -> list[Said]:
     return sets + [ask(f"test:{name}", data, data.stream("test", as_trained)) for name, data in parts.further.items()]
 
 
-def _measured(sets: Sequence[Said], parts: Assembly, labels: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+def _measured(sets: Sequence[Said], parts: Assembly, state: State) -> Iterator[dict[str, Any]]:
     """By task, then by fused task, then by further test set and task, the cells of a row that say what was measured."""
     said = {(one.split, id(one.data)): one for one in sets}
     dataset = parts.cfg.composed.choices.get("dataset")
@@ -115,7 +120,7 @@ def _measured(sets: Sequence[Said], parts: Assembly, labels: Mapping[str, int]) 
         for task in data.tasks.values():
             found = {one.split: measure(task, one.predictions) for one in (val, test)}
             yield (
-                _task(task, labels) | own | _metrics(task, "val", found["val"]) | _metrics(task, "test", found["test"])
+                _task(task, state) | own | _metrics(task, "val", found["val"]) | _metrics(task, "test", found["test"])
             )
         splits = {"val": val.predictions, "test": test.predictions}
         for name, fused in fused_metrics(parts.fusion, parts.tasks, splits).items():
@@ -126,11 +131,12 @@ def _measured(sets: Sequence[Said], parts: Assembly, labels: Mapping[str, int]) 
         about = {"dataset": f"{dataset}->{also}", "data_hash": data.hash, "skipped": data.examples.skipped}
         for task in data.tasks.values():
             there = measure(task, said[f"test:{also}", id(data)].predictions)
-            yield _task(task, labels) | about | _metrics(task, "test", there)
+            yield _task(task, state) | about | _metrics(task, "test", there)
 
 
-def _task(task: Task, labels: Mapping[str, int]) -> dict[str, Any]:
-    return {"task": task.name, "kind": task.kind, "primary": task.primary, "labels_seen": labels.get(task.name, 0)}
+def _task(task: Task, state: State) -> dict[str, Any]:
+    about = {"task": task.name, "kind": task.kind, "primary": task.primary}
+    return {**about, "labels_seen": state.labels.get(task.name, 0), "chosen": state.chosen.get(task.name)}
 
 
 def _metrics(task: Task, split: str, found: Mapping[str, float]) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from tlmtl.errors import ConfigError
 from tlmtl.job import execute
 from tlmtl.progress import choose
 from tlmtl.results import RunFolder, new_run_id
+from tlmtl.store.inuse import hold
 
 log = logging.getLogger("tlmtl")
 
@@ -34,6 +35,7 @@ def with_source(cfg: DictConfig) -> DictConfig:
             label = f"pre-training {cfg.composed.choices.get('model', 'the model')} on the source data"
             log.info("%s (once; kept in %s)", label, path)
             execute(job, path, new_run_id("pretrain", key), choose(cfg.progress, label))
+    hold(path)
     ready = cfg.copy()
     OmegaConf.update(ready, "source.path", str(path), force_add=True)
     return ready

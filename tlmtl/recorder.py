@@ -46,6 +46,7 @@ class Recorder(Watch):
         """Write a checkpoint; the one before is kept, older ones go once the new one is whole."""
         self.folder.checkpoint.mkdir(exist_ok=True)
         modules = {name: module.state_dict() for name, module in _modules(self.made).items()}
+        modules["model"] = {n: t for n, t in modules["model"].items() if n not in self.made.branches.constant}
         path = self.folder.checkpoint / f"{state.step}.pt"
         checkpoint.save(path, {"modules": modules, "state": vars(state), "belongs": self.belongs})
         self.whole = [*[one for one in self.whole if one != path], path][-2:]
@@ -68,6 +69,7 @@ class Recorder(Watch):
             if changed:
                 log.warning("The checkpoint was made with another %s: starting from the beginning.", ", ".join(changed))
                 return None
+            saved["modules"]["model"] = {**self.made.model.state_dict(), **saved["modules"]["model"]}
             for name, module in _modules(self.made).items():
                 module.load_state_dict(saved["modules"][name])
             self.whole = [path]

@@ -15,6 +15,7 @@ class Strategy:
     rules: list[dict[str, Any]] = field(default_factory=list)
     tasks: Any = "default"
     terms: dict[str, Any] = field(default_factory=dict)
+    solver: dict[str, Any] | None = None  # finds the heads of a frozen backbone in place of the training loop
 
 
 @dataclass
@@ -77,16 +78,32 @@ class Train:
 
 @dataclass
 class Hardware:
-    """How a run is executed. `threads: auto` is one for small models and all cores for the others."""
+    """How a run is executed. `threads: auto` is one for small models and all cores for the others.
+
+    What is `auto` of precision, memory format and compile follows a rule (32-true, what the model is fastest in, false).
+    With `deterministic: false` and `tune: auto`, a run of more than a minute takes what a few timed steps showed to be faster.
+    """
 
     device: str = "auto"
-    precision: str = "32-true"
+    precision: str = "32-true"  # 32-true | bf16-mixed | bf16-true | auto
     threads: Any = "auto"
     deterministic: bool = True
-    memory_format: str = "contiguous"
-    compile: bool = False
+    memory_format: str = "auto"  # contiguous | channels_last | auto
+    compile: Any = False  # true | false | auto
+    tune: Any = "auto"  # auto | off
     workers: int | None = None
     images_mb: int = 2048  # resized images up to so many MB are kept in memory; more are streamed from the files
+
+
+@dataclass
+class Features:
+    """Of a frozen backbone, which are computed once. `views`: with random augmentation, so many augmented views of each
+    training image are kept, and training draws from them."""
+
+    cache: str = "auto"  # auto | always | never
+    engine: str = "auto"  # auto | torch | onnxruntime | openvino
+    views: int | None = None
+    memory_mb: int = 2048  # features up to so many MB are held in memory; more are read from files as they are used
 
 
 @dataclass
@@ -101,6 +118,7 @@ class Evaluate:
 class Output:
     root: str = "outputs"
     cache: str | None = None
+    cache_mb: int | None = 20000  # features and decoded images that are kept there; the least recently used go first
     keep_checkpoint: bool = False
 
 
@@ -150,6 +168,7 @@ class Config:
     head: Head = field(default_factory=Head)
     train: Train = field(default_factory=Train)
     hardware: Hardware = field(default_factory=Hardware)
+    features: Features = field(default_factory=Features)
     tasks: Any = "default"
     seed: int = 0
     evaluate: Evaluate = field(default_factory=Evaluate)

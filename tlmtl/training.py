@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tlmtl.branches import Branches
 from tlmtl.data.streams import Stream
+from tlmtl.errors import TrainingError
 from tlmtl.models.encoder import Output
 from tlmtl.optim import Groups
 from tlmtl.sharing.base import Sharing
@@ -48,10 +49,11 @@ class Setup:
     patience: int | None = None
     lookahead: int = 0  # batches prepared in the background
     ema: AveragedModel | None = None
+    until: int | None = None  # the step before which this set-up's training ends, where the run has another one after it
     branches: Branches = field(init=False)
 
     def __post_init__(self) -> None:
-        self.branches = Branches(self.model)
+        self.branches = Branches(self.model, self.groups.constant())
 
 
 @dataclass
@@ -68,6 +70,7 @@ class State:
     sums: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)
     examples: int = 0
     labels: dict[str, int] = field(default_factory=dict)  # by task, how many labelled examples were seen
+    chosen: dict[str, str] = field(default_factory=dict)  # by task, the settings that a solver chose by validation
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "eval": 0.0, "wait": 0.0})
 
     def note(self, name: str, values: Mapping[str, float]) -> None:
@@ -91,3 +94,11 @@ class Watch:
     def stop_asked(self, state: State) -> Exception | None:
         """Asked at each step's end: what to raise there, once the state is saved; None to go on."""
         return None
+
+
+def not_finite(what: str, value: float, step: int, total: int) -> TrainingError:
+    """Why a run ends whose loss is infinite or no number."""
+    return TrainingError(
+        f"{what} became {value} at step {step} of {total}. A smaller optimizer.lr, train.clip=1.0 or a longer "
+        "schedule.warmup may help."
+    )

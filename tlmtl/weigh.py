@@ -36,12 +36,17 @@ def weighting_of(cfg: DictConfig, tasks: dict[str, Task], units: Units, model: S
             f"'weighting.level=features' needs tasks that share one input and one feature tensor, but {why}. "
             "Use weighting.level=parameters."
         )
-    if not found.scalar and found.level == "features" and cfg.hardware.compile:
+    if hides(found) and cfg.hardware.compile is True:
         raise ConfigError(
             "'weighting.level=features' needs features that a compiled model hides. Use weighting.level=parameters, or "
             "hardware.compile=false."
         )
     return found
+
+
+def hides(weighting: Weighting) -> bool:
+    """Whether compiling a model hides from `weighting` what it looks at."""
+    return not weighting.scalar and weighting.level == "features"
 
 
 def private_of(weighting: Weighting, model: Sharing, encoder: Encoder) -> set[str]:

@@ -8,7 +8,6 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tlmtl import files
-from tlmtl.assemble import encoder_of
 from tlmtl.check import copies, labels, pictures
 from tlmtl.check.finding import Finding, some
 from tlmtl.check.labels import Labels
@@ -20,6 +19,7 @@ from tlmtl.data.examples import SPLITS, Examples
 from tlmtl.data.labels import columns_of, select_tasks, with_reconstruction
 from tlmtl.data.splits import divide_copies
 from tlmtl.errors import ConfigError
+from tlmtl.ground import encoder_of
 from tlmtl.preprocess import Preprocess
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from tlmtl.config import build, check_dataset, keywords
 from tlmtl.data import duplicates, known
 from tlmtl.data.augment import augmentation
+from tlmtl.data.decoded import Decoded
 from tlmtl.data.examples import Examples
 from tlmtl.data.labels import (
     check_column,
@@ -54,6 +55,7 @@ class Data:
     in_memory: int = 2 * 2**30  # bytes up to which resized images are kept
     on_duplicate: str = "error"
     part: str = ""  # what it is called among the parts of a joint data set
+    decoded: Decoded | None = None  # where resized images are kept for further runs
 
     @property
     def ids(self) -> list[str]:
@@ -66,20 +68,21 @@ class Data:
 
     def stream(self, split: str, preprocess: Preprocess) -> Stream:
         """A split as a model takes it. All splits together are kept in memory, resized, or none of them is."""
-        where = torch.from_numpy(self.splits[split])
-        one = torch.from_numpy(next(iter(self.splits.values()))[:1])
-        size = self.examples.images.read(one, preprocess).numel() * sum(map(len, self.splits.values()))
+        where, images = torch.from_numpy(self.splits[split]), self.examples.images
+        used = np.concatenate(list(self.splits.values()))
+        shape = tuple(images.read(torch.from_numpy(used[:1]), preprocess).shape[1:])
         return Stream(
             split,
-            self.examples.images,
+            images,
             where,
             {name: target[where] for name, target in self.targets.items()},
             {name: mask[where] for name, mask in self.mask.items()},
             preprocess,
             self.augment,
-            keep=size <= self.in_memory,
+            keep=int(np.prod(shape)) * len(used) <= self.in_memory,
             of_input=[name for name, task in self.tasks.items() if task.of_input],
             part=self.part,
+            resized=self.decoded.of(images, shape, preprocess, used) if self.decoded is not None else None,
         )
 
     def labels(self, split: str) -> dict[str, tuple[Tensor, Tensor]]:

@@ -18,6 +18,7 @@ class Facts:
         height, width: pixels, upright.
         mode: Pillow's name of what the file holds (L, RGB, RGBA, P, I;16, ...).
         error: why a file is no whole image; "" for a good one.
+        stamps: int64 (N, 3), of the files when they were read (`known.stamp`); None for images that a library opens.
     """
 
     hash: np.ndarray
@@ -26,12 +27,14 @@ class Facts:
     width: np.ndarray
     mode: np.ndarray
     error: np.ndarray
+    stamps: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.hash)
 
     def __getitem__(self, where: Any) -> "Facts":
-        return Facts(*(getattr(self, name)[where] for name in FIELDS))
+        stamps = None if self.stamps is None else self.stamps[where]
+        return Facts(**{name: getattr(self, name)[where] for name in FIELDS}, stamps=stamps)
 
     @property
     def colour(self) -> np.ndarray:

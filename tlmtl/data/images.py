@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tlmtl.data.decode import pixels
 from tlmtl.data.facts import Facts
+from tlmtl.errors import TlmtlError
 from tlmtl.preprocess import Preprocess, fit
 
 T = TypeVar("T")
@@ -82,6 +83,8 @@ class FileImages:
         opened: from a position in `facts` to a loaded PIL image; called from several threads.
         facts: what one reading of every image found. All are readable.
         decoded: from a position and a number of channels to the pixels (C, H, W), where there is a faster way.
+        unchanged: whether the image at a position is still the one that was read for `facts`, where that can be told
+            without reading it.
     """
 
     def __init__(
@@ -89,8 +92,9 @@ class FileImages:
         opened: Callable[[int], object],
         facts: Facts,
         decoded: Callable[[int, int], np.ndarray] | None = None,
+        unchanged: Callable[[int], bool] | None = None,
     ) -> None:
-        self.opened = opened
+        self.opened, self.unchanged = opened, unchanged
         self.decoded = decoded or (lambda index, channels: pixels(opened(index), channels))
         self.facts: Facts = facts
         self.channels = 3 if facts.colour.any() else 1
@@ -100,13 +104,34 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.facts)
 
-    def read(self, indices: Tensor, preprocess: Preprocess) -> Tensor:
-        geometry = preprocess if self.same_shape or preprocess.size else preprocess.cropped()
+    def read(self, indices: Tensor, preprocess: Preprocess, as_known: bool = False) -> Tensor:
+        """uint8 (n, C, H, W).
+
+        Arguments:
+            as_known: raise TlmtlError for an image that is no longer the one that was found when all were read.
+        """
+        geometry = self.geometry(preprocess)
 
         def one(index: int) -> Tensor:
-            return fit(torch.from_numpy(self.decoded(index, self.channels))[None], geometry)
+            found = self.decoded(index, self.channels)
+            if as_known and not self._is_known(index, found):
+                raise TlmtlError(
+                    f"An image has changed since the data set was looked at (number {index} of {len(self)}): the same command "
+                    "looks at it again."
+                )
+            return fit(torch.from_numpy(found)[None], geometry)
 
         return torch.cat(in_threads(one, indices.tolist()))
+
+    def geometry(self, preprocess: Preprocess) -> Preprocess:
+        """How its images are brought to one shape."""
+        return preprocess if self.same_shape or preprocess.size else preprocess.cropped()
+
+    def _is_known(self, index: int, found: np.ndarray) -> bool:
+        if self.unchanged is not None:
+            return self.unchanged(index)
+        greyed = self.channels == 1 and self.facts.colour[index]  # the hash is that of the colours
+        return bool(greyed) or hash_pixels(found) == self.facts.hash[index]
 
     def as_channels(self, channels: int) -> "FileImages":
         other = copy.copy(self)
@@ -124,6 +149,10 @@ def cores() -> int:
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="tlmtl-images")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come along
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], tell: Callable[[], object] = lambda: None) -> list[R]:

@@ -45,6 +45,8 @@ def recall(place: Path | None, names: Sequence[str], stamps: np.ndarray, fields:
     table = _kept(place)
     if table is None or not {"name", *STAMP, *fields} <= set(table.column_names):
         return nothing
+    with contextlib.suppress(OSError):
+        os.utime(str(place))  # what has not been used for long may go
     kept = table.select(["name", *STAMP, *fields]).to_pandas().drop_duplicates("name")
     at = pd.Index(kept["name"]).get_indexer(pd.Index(names))
     positions = np.flatnonzero(at >= 0)

@@ -33,7 +33,9 @@ def scan(paths: Sequence[str], cache: Path | None = None) -> Facts:
     """
     stamps = np.array([known.stamp(path) for path in paths], dtype=np.int64).reshape(-1, 3)
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ""
-    return _scan(paths, stamps, lambda i: paths[i], known.place(top, cache))
+    facts = _scan(paths, stamps, lambda i: paths[i], known.place(top, cache))
+    facts.stamps = stamps
+    return facts
 
 
 def scan_items(count: int, item: Callable[[int], Any], key: str, stamp: int, cache: Path | None = None) -> Facts:
@@ -123,11 +125,13 @@ def readable(facts: Facts, names: Sequence[str], on_bad_image: str) -> tuple[np.
 
 def images_of(paths: Sequence[str], facts: Facts, where: np.ndarray) -> FileImages:
     """The files at the positions `where`, as images."""
-    chosen = [paths[i] for i in where.tolist()]
+    chosen, known_facts = [paths[i] for i in where.tolist()], facts[where]
+    stamps = known_facts.stamps
     return FileImages(
         lambda i: _still_there(opened, chosen[i]),
-        facts[where],
+        known_facts,
         lambda i, channels: _still_there(decode_fast, chosen[i], channels),
+        None if stamps is None else lambda i: known.stamp(chosen[i]) == tuple(stamps[i].tolist()),
     )
 
 

@@ -3,21 +3,24 @@
 What is drawn is a pure function of seed, stream and epoch, so that a resumed run sees what it would have seen.
 """
 
+import copy
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tlmtl.activations import Activations
 from tlmtl.data.augment import augmentation
+from tlmtl.data.decoded import READ_AT_ONCE, Resized
 from tlmtl.data.feed import DEPTH
 from tlmtl.data.images import Images
 from tlmtl.preprocess import Normalize, Preprocess
 from tlmtl.progress import counted
-
-READ_AT_ONCE = 256  # images
+from tlmtl.store.rows import Rows
 
 
 @dataclass
@@ -41,11 +44,11 @@ class Part:
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Part":
         move = {name: t.to(device) for name, t in self.targets.items()}
         masks = {name: t.to(device) for name, t in self.mask.items()}
-        pixels = self.input.to(device, memory_format=memory_format)
+        input = self.input.to(device, memory_format=memory_format)
         for name in self.targets:
             if self.targets[name] is self.input:  # what is to be reconstructed
-                move[name] = pixels
-        return Part(pixels, move, masks, self.index, self.labels)
+                move[name] = input
+        return Part(input, move, masks, self.index, self.labels)
 
     def chunks(self, n: int) -> list["Part"]:
         """This part in at most `n` pieces of nearly equal length."""
@@ -79,10 +82,11 @@ class Stream:
         targets, mask: by task, (n,), aligned with `where`; targets are (n, K) for several labels.
         preprocess: what the model's parameters expect.
         augment: name of the random augmentation of training batches.
-        keep: read all images now and keep them, resized; else each is read when a batch wants it, and what is in memory
-            does not grow with the data set.
+        keep: read all images when the first is wanted and keep them, resized; else each is read when a batch wants it, and
+            what is in memory does not grow with the data set.
         of_input: tasks whose target is the input itself (reconstruction).
         part: of which part of a joint data set.
+        resized: the images as the cache keeps them for all runs; None to decode each when it is read.
     """
 
     def __init__(
@@ -97,25 +101,51 @@ class Stream:
         keep: bool = True,
         of_input: Collection[str] = (),
         part: str = "",
+        resized: Resized | None = None,
     ) -> None:
         self.name, self.images, self.where = name, images, where
         self.targets, self.mask, self.preprocess = targets, mask, preprocess
         self.of_input, self.part_name = of_input, part
         self.complete = {task: bool(there.all()) for task, there in mask.items()}
         self.normalize, self.augment = Normalize(preprocess), augmentation(augment)
-        self.kept = self._read() if keep and len(where) else None
-        self.lookahead = DEPTH if self.kept is None else 0
+        self.keep, self.resized = keep and len(where) > 0, resized if len(where) else None
+        self.lookahead = 0 if self.keep else DEPTH
+        self.known: Callable[[Tensor, torch.Generator | None], Activations] | None = None
 
     def __len__(self) -> int:
         return len(self.where)
 
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of its images, resized."""
-        found = self.kept if self.kept is not None else self.images.read(self.where[:1], self.preprocess)
-        return tuple(found.shape[1:])
+        return tuple(self.images.read(self.where[:1], self.preprocess).shape[1:])
 
-    def _read(self) -> Tensor:
-        """All images, uint8 (n, C, H, W)."""
+    def as_activations(
+        self, known: Callable[[Tensor, torch.Generator | None], Activations], in_memory: bool
+    ) -> "Stream":
+        """This stream, giving what a frozen backbone made of its examples in place of the images, which are not read.
+
+        Arguments:
+            known: from indices (n,), and the generator of a training batch, to their activations.
+        """
+        other = copy.copy(self)
+        other.known, other.lookahead = known, 0 if in_memory else DEPTH
+        return other
+
+    def passing(self) -> "Stream":
+        """This stream, each of whose images is read when it is wanted and not kept."""
+        if "kept" in vars(self):
+            return self
+        other = copy.copy(self)
+        other.keep, other.resized, other.lookahead = False, None, DEPTH
+        return other
+
+    @cached_property
+    def kept(self) -> Tensor | Rows | None:
+        """All images, uint8 (n, C, H, W), in memory or in files of the cache; None where each is read when a batch wants it."""
+        if self.resized is not None and (found := self.resized.rows(self.where.numpy(), self.keep)) is not None:
+            return found
+        if not self.keep:
+            return None
         first = self.images.read(self.where[:1], self.preprocess)
         kept = torch.empty(len(self), *first.shape[1:], dtype=torch.uint8)
         with counted(len(self), "Reading images") as tell:
@@ -124,18 +154,28 @@ class Stream:
                 tell(len(at))
         return kept
 
+    def ready(self) -> None:
+        """Read now what would else be read when the first batch wants it."""
+        if self.known is None:
+            _ = self.kept
+
+    def input(self, indices: Tensor, generator: torch.Generator | None = None) -> Any:
+        """What the backbone takes of the examples at `indices`; augmented when a generator is given."""
+        if self.known is not None:
+            return self.known(indices, generator)
+        kept = self.kept
+        pixels = self.images.read(self.where[indices], self.preprocess) if kept is None else kept[indices]
+        return self.normalize(pixels if generator is None else self.augment(pixels, generator))
+
     def part(self, indices: Tensor, generator: torch.Generator | None = None) -> Part:
         """The examples at `indices` (n,); augmented when a generator is given, as in training."""
-        pixels = self.kept[indices] if self.kept is not None else self.images.read(self.where[indices], self.preprocess)
-        if generator is not None:
-            pixels = self.augment(pixels, generator)
         mask = {task: there[indices] for task, there in self.mask.items()}
         found = {task: len(indices) if self.complete[task] else int(mask[task].sum()) for task in mask}
         labels = {task: count for task, count in found.items() if count}
-        scaled = self.normalize(pixels)
+        input = self.input(indices, generator)
         return Part(
-            scaled,
-            {task: scaled if task in self.of_input else self.targets[task][indices] for task in labels},
+            input,
+            {task: input if task in self.of_input else self.targets[task][indices] for task in labels},
             {task: mask[task] for task in labels},
             indices,
             labels,

@@ -2,10 +2,7 @@
 file what is needed to use it. The same run gives the same bytes, and no file says where it was made."""
 
 import contextlib
-import io
 import json
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,8 @@ from torch.export import Dim, ExportedProgram
 from tlmtl import files
 from tlmtl.errors import TlmtlError
 from tlmtl.export.served import Served
+from tlmtl.features.graph import LARGEST, as_onnx, quiet
 
-OPSET = 18  # of ONNX, which every runtime of the last years reads
-LARGEST = 2**31 - 2**20  # bytes of one ONNX file: a protobuf message ends at 2 GB
 KEY = "tlmtl"  # where a file's metadata say what is in it
 CODE = (
     "stack_trace",
@@ -70,16 +66,7 @@ def write_onnx(path: Path, made: ExportedProgram, about: Mapping[str, Any]) -> N
 
     names = list(about["outputs"])
     with _quiet("This model cannot be written as ONNX", "onnx"):
-        converted = torch.onnx.export(
-            made,
-            input_names=["images"],
-            output_names=[f"output {i}" for i in range(len(names))],
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-        assert converted is not None
-        model = converted.model_proto
+        model = as_onnx(made, ["images"], [f"output {i}" for i in range(len(names))])
     _rename(
         model.graph, dict(zip([one.name for one in model.graph.output], names, strict=True)), about["input"]["name"]
     )
@@ -126,17 +113,8 @@ def _forget(model: Any) -> None:
 @contextlib.contextmanager
 def _quiet(what: str, form: str) -> Iterator[None]:
     """No chatter of the exporters; what they fail with becomes an ExportError that begins with `what`."""
-    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch._export")
-    before = {name: logging.getLogger(name).level for name in names}
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            for name in names:
-                logging.getLogger(name).setLevel(logging.CRITICAL)
+        with quiet():
             yield
     except OSError:
         raise
@@ -146,6 +124,3 @@ def _quiet(what: str, form: str) -> Iterator[None]:
         first = (str(error).strip().splitlines() or [""])[0]
         others = "safetensors" if form == "pt2" else "pt2 or safetensors"
         raise ExportError(f"{what} ({type(error).__name__}: {first}). Try --format {others}.") from error
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

@@ -23,6 +23,11 @@ class ByTask(nn.Module):
         assert found is not None
         return found
 
+    def __setitem__(self, task: str, module: nn.Module) -> None:
+        """Put another module in the place of that of a task."""
+        assert task in self.tasks
+        self._modules[part_of(task)] = module
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.tasks)
 

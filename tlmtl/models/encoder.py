@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tlmtl.activations import Activations
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.preprocess import Preprocess
 
@@ -47,6 +48,7 @@ class Encoder:
         preprocess: what the parameters expect of an image.
         blocks: names of submodules from the input to the features; each can be asked for as a layer.
         threads: how many threads it is worth running on; None for all cores.
+        memory_format: in which one its operations are fastest on a CPU: contiguous | channels_last.
         fetch: the family's own pre-trained weights by name, as a state dict and what they expect of an image.
         name: `FAMILY/NAME` of a library's model (`timm/resnet18`); empty for others.
     """
@@ -56,6 +58,7 @@ class Encoder:
     preprocess: Preprocess
     blocks: list[str]
     threads: int | None = None
+    memory_format: str = "contiguous"
     fetch: Callable[[str], tuple[dict[str, Tensor], Preprocess]] | None = None
     name: str = ""
 
@@ -79,11 +82,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def encode(module: nn.Module, input: Any, layers: Sequence[str] = ()) -> Output:
-    """Features of `input`, and the outputs of the submodules named in `layers`."""
+    """Features of `input`, and the outputs of the submodules named in `layers`. Activations are gone on with from where they
+    were taken."""
+    run = input.through if isinstance(input, Activations) else lambda backbone: backbone(input)
     if not layers:
-        return Output(module(input))
+        return Output(run(module))
     with recorded(module, layers) as found:
-        features = module(input)
+        features = run(module)
     return Output(features, found)
 
 
@@ -133,6 +138,13 @@ def find_blocks(module: nn.Module) -> list[str]:
 
     walk(module, "")
     return names
+
+
+def find_memory_format(module: nn.Module) -> str:
+    """The memory format in which a large backbone is fastest on a CPU (docs/performance.md): channels last where it
+    convolves more than the patches of an image."""
+    convolutions = sum(isinstance(part, nn.Conv2d) for part in module.modules())
+    return "channels_last" if convolutions > 1 else "contiguous"
 
 
 def _size(module: nn.Module) -> int:

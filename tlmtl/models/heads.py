@@ -1,6 +1,6 @@
 """From features to one task's output: a linear head or a small network; for a reconstruction, a decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
 from tlmtl.models.decoder import Decoder
+from tlmtl.models.neighbours import NeighbourHead
 from tlmtl.tasks.base import Task
 
 INITS = ("near_zero", "default")
@@ -29,6 +30,23 @@ def make_head(task: Task, features: int, shape: Sequence[int], settings: Any) ->
     if not settings.hidden:
         return LinearHead(features, task.outputs, settings.init, settings.dropout)
     return MLPHead(features, task.outputs, list(settings.hidden), settings.init, settings.dropout)
+
+
+def head_as(about: Mapping[str, Any], task: Task, features: int, examples: int) -> NeighbourHead:
+    """The head, still without what it stores, that its `describe` told of: one that `make_head` does not make.
+
+    Arguments:
+        features: D.
+        examples: how many are stored.
+
+    Raises ValueError for what no run writes.
+    """
+    k: Any = about.get("k")
+    numbers: list[Any] = [about.get(key) for key in ("temperature", "smoothing")]
+    right = isinstance(k, int) and all(isinstance(one, float | int) for one in numbers)
+    if about.get("kind") == NeighbourHead.kind and right and 1 <= k <= examples and min(numbers) > 0:
+        return NeighbourHead(task, examples, features, k, *numbers)
+    raise ValueError(f"its head of {task.name}, with {examples} examples, cannot be as it says: {dict(about)!r}")
 
 
 class LinearHead(nn.Module):

@@ -48,6 +48,19 @@ class Stages:
         """The map (n, C, h, w) that a stage of the backbone `module` makes of the one before it, or of the images."""
         return _row(module, self.parts[stage], map)
 
+    @property
+    def row(self) -> list[str]:
+        """The names of the submodules of all stages, in order."""
+        return [name for part in self.parts for name in part]
+
+    def before(self, module: nn.Module, at: int, input: Tensor) -> Tensor:
+        """The map that the first `at` submodules of the row make of images."""
+        return _row(module, self.row[:at], input)
+
+    def after(self, module: nn.Module, at: int, map: Tensor) -> Tensor:
+        """Features (n, D) from the map that the first `at` submodules of the row gave."""
+        return self.features(module, _row(module, self.row[at:], map))
+
     def features(self, module: nn.Module, map: Tensor) -> Tensor:
         """Features (n, D) from the last stage's map."""
         return _row(module, self.tail[self.at :], JOINTS[self.joint](_row(module, self.tail[: self.at], map)))

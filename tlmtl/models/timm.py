@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from tlmtl.errors import ConfigError, nearest
-from tlmtl.models.encoder import Encoder, find_blocks, find_feature_size
+from tlmtl.models.encoder import Encoder, find_blocks, find_feature_size, find_memory_format
 from tlmtl.preprocess import Preprocess
 
 
@@ -39,7 +39,15 @@ def timm_model(name: str, image_size: int | None = None, *, channels: int = 3) -
         return filled.state_dict(), timm_preprocess(filled, image_size)
 
     size = find_feature_size(module, preprocess, 3)
-    return Encoder(module, size, preprocess, find_blocks(module), fetch=fetch, name=f"timm/{name.split('.')[0]}")
+    return Encoder(
+        module,
+        size,
+        preprocess,
+        find_blocks(module),
+        memory_format=find_memory_format(module),
+        fetch=fetch,
+        name=f"timm/{name.split('.')[0]}",
+    )
 
 
 def timm_preprocess(module: Any, image_size: int | None) -> Preprocess:

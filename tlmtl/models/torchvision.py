@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError, nearest
-from tlmtl.models.encoder import Encoder, find_blocks, find_feature_size
+from tlmtl.models.encoder import Encoder, find_blocks, find_feature_size, find_memory_format
 from tlmtl.preprocess import Preprocess
 
 
@@ -40,7 +40,15 @@ def torchvision_model(name: str, image_size: int | None = None, *, channels: int
             entry, image_size
         )
 
-    return Encoder(module, size, preprocess, find_blocks(module), fetch=fetch, name=f"torchvision/{name}")
+    return Encoder(
+        module,
+        size,
+        preprocess,
+        find_blocks(module),
+        memory_format=find_memory_format(module),
+        fetch=fetch,
+        name=f"torchvision/{name}",
+    )
 
 
 def weights_preprocess(weights: Any, image_size: int | None) -> Preprocess:

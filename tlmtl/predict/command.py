@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     add("--delimiter")
     add("--encoding", default="utf-8")
     add("--batch-size", type=_positive, default=32)
+    add("--engine", default="auto")
     add("--allow", action="append", default=[])
     return made
 
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> int:
 
     trained, told = load(Path(options.run).expanduser(), options.allow), Told()
     with files.disk_errors():
-        output.write(predictions(trained, named, options.top, options.batch_size, told), options.out)
+        rows = predictions(trained, named, options.top, options.batch_size, told, options.engine)
+        output.write(rows, options.out)
     if told.bad:
         shown = "; ".join(f"{name}: {reason}" for name, reason in told.bad[:3])
         print(f"{len(told.bad)} of {told.images} files could not be read ({shown}).", file=sys.stderr)

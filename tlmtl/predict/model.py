@@ -13,11 +13,12 @@ from torch import Tensor
 from tlmtl.config import build, typed
 from tlmtl.data.decode import decode_fast
 from tlmtl.errors import ConfigError
+from tlmtl.models.by_task import part_of
 from tlmtl.models.encoder import Encoder
-from tlmtl.models.heads import make_head
+from tlmtl.models.heads import head_as, make_head
 from tlmtl.models.source import CHOSEN, SEEN, read_model, read_record
 from tlmtl.models.statistics import Statistics
-from tlmtl.preprocess import SIDE, Normalize, Preprocess, cover, is_side
+from tlmtl.preprocess import SIDE, Preprocess, cover, is_side
 from tlmtl.schema import Head
 from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
@@ -84,11 +85,14 @@ def rebuilt(tensors: dict[str, Tensor], about: Mapping[str, Any], path: Path, al
         settings = typed(Head, nodes["head"], "head")
         shape = (max(channels, len(about["preprocess"].mean)), *size)  # grey is repeated where a model takes colour
         heads = {name: make_head(task, encoder.feature_size, shape, settings) for name, task in tasks.items()}
+        for name, told in (about.get("heads") or {}).items():  # of a kind that `head` does not say
+            examples = len(tensors[f"heads.{part_of(name)}.examples"])
+            heads[name] = head_as(told, tasks[name], encoder.feature_size, examples)
         shared = build(nodes["sharing"], "sharing", allow=allow, encoder=encoder, heads=heads)
         model: Sharing = _made(Sharing, shared, "sharing")
         if parts:
             model.statistics = Statistics(model, list(parts))
-    except (TypeError, ValueError, AttributeError, RuntimeError, OmegaConfBaseException) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OmegaConfBaseException) as error:
         raise ConfigError(f"The model that {path} tells of cannot be built: {_told(error)}.") from error
     try:
         model.load_state_dict(tensors)
@@ -131,24 +135,3 @@ def _made(kind: type[T], found: Any, key: str) -> T:
     if not isinstance(found, kind):
         raise TypeError(f"its {key}._target_ should make a {kind.__name__}, and made a {type(found).__name__}")
     return found
-
-
-class Engine:
-    """Runs a model on batches of images: uint8 (n, C, H, W) -> by task, what is stored as a prediction (n, outputs)."""
-
-    def __init__(self, trained: Trained) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # a copy of the weights in the order that convolutions on colour images are fastest in; the numbers agree to 1e-6
-        self.format = torch.channels_last if trained.channels == 3 else torch.contiguous_format
-        self.model = trained.model.to(self.device).to(memory_format=self.format)
-        self.tasks, self.parts = trained.tasks, trained.parts
-        self.normalize = Normalize(trained.preprocess)
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        inputs = self.normalize(images.to(self.device)).contiguous(memory_format=self.format)
-        found: dict[str, Tensor] = {}
-        for part, tasks in self.parts.items():
-            with self.model.on(part):
-                found |= self.model(inputs, tasks).heads
-        return {name: task.own_unit(task.kept(found[name], inputs)[0]).cpu() for name, task in self.tasks.items()}

@@ -11,8 +11,9 @@ from torch import Tensor
 from tlmtl.data.feed import ahead
 from tlmtl.data.images import in_threads
 from tlmtl.errors import ConfigError
+from tlmtl.predict.engine import Engine
 from tlmtl.predict.inputs import Named
-from tlmtl.predict.model import Engine, Trained
+from tlmtl.predict.model import Trained
 from tlmtl.progress import counted
 
 
@@ -25,13 +26,16 @@ class Told:
 
 
 def predictions(
-    trained: Trained, named: Sequence[Named], top: int, batch_size: int, told: Told
+    trained: Trained, named: Sequence[Named], top: int, batch_size: int, told: Told, engine: str = "auto"
 ) -> Iterator[dict[str, Any]]:
     """A row for each image: its name, what each task says (`Task.explain`), and why it could not be read.
 
-    Raises ConfigError when none of the images can be read.
+    Arguments:
+        engine: what runs the backbone (`Engine`).
+
+    Raises ConfigError when none of the images can be read, and for an engine that cannot be used.
     """
-    engine = Engine(trained)
+    run = Engine(trained, engine, len(named), min(batch_size, len(named)))
     read = _reader(trained)
     waiting: list[dict[str, Any]] = []  # rows of unreadable images before the first good one
     blank: dict[str, None] = {}
@@ -41,7 +45,7 @@ def predictions(
     ):
         for (names, images, errors), _ in feed:
             good = [i for i, error in enumerate(errors) if not error]
-            columns = _columns(trained, engine(images), top) if good else {}
+            columns = _columns(trained, run(images), top) if good else {}
             blank = blank or dict.fromkeys(columns)
             rows: list[dict[str, Any]] = [{"image": name, **blank, "error": error or None}
                                           for name, error in zip(names, errors, strict=True)]  # fmt: skip

@@ -67,8 +67,10 @@ def _values(row: dict[str, Any]) -> list[str]:
         "weight_decay": optimizer.get("weight_decay"),
         **{name: dataset.get(name) for name in ("labels_per_class", "label_fraction")},
     }
+    loop = ("epochs", "batch_size", "lr", "weight_decay")
+    unset = [name for name in loop if row.get(name) is None]  # nothing asks for it
     return [f"{key}={_text(row[name])}" for name, key in VALUES.items()
-            if name in row and not _same(row[name], usual[name])]  # fmt: skip
+            if name in row and name not in unset and not _same(row[name], usual[name])]  # fmt: skip
 
 
 def _overrides(row: dict[str, Any]) -> list[str]:

@@ -25,10 +25,12 @@ class Sharing(nn.Module):
     Attributes:
         one_feature: all heads take the one tensor `Output.features`.
         separate: every task has a model of its own, so that there is nothing to weigh.
+        between_stages: it works between the stages of the backbone, which is never run as a whole.
     """
 
     one_feature = False
     separate = False
+    between_stages = False
     heads: ByTask
 
     def __init__(self) -> None:

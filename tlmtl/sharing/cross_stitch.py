@@ -31,6 +31,8 @@ class CrossStitch(Sharing):
     Raises ConfigError for a backbone that cannot be cut into stages.
     """
 
+    between_stages = True
+
     def __init__(
         self, self_weight: float = 0.9, per_channel: bool = True, *, encoder: Encoder, heads: dict[str, nn.Module]
     ) -> None:

@@ -28,6 +28,8 @@ class MTAN(Sharing):
     Raises ConfigError for a backbone that cannot be cut into stages.
     """
 
+    between_stages = True
+
     def __init__(self, reduction: int = 4, *, encoder: Encoder, heads: dict[str, nn.Module]) -> None:
         super().__init__()
         if reduction < 1:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from tlmtl import hardware
+from tlmtl import execution
 from tlmtl.assemble import assemble, setup
 from tlmtl.errors import TlmtlError
 from tlmtl.loop import fit
@@ -99,7 +99,7 @@ class _Enough(Exception):
 def _timed(item: Job) -> tuple[float, float]:
     """Seconds of a step, and of all evaluations of the run; trained in memory, from random parameters if need be."""
     parts = assemble(item.cfg, with_source="path" in item.cfg.source or "dataset" not in item.cfg.source)
-    made = setup(parts, hardware.machine(item.cfg.hardware, parts.encoder.threads))
+    made = setup(parts, execution.machine(parts))
     evaluations = made.total / made.evaluate_every + 2  # validation and test are predicted at the end
     state, timer = State(), _Timer(made)
     with contextlib.suppress(_Enough):

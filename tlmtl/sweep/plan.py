@@ -14,6 +14,7 @@ import tlmtl
 from tlmtl import files, identity, outcome
 from tlmtl.assemble import assemble
 from tlmtl.errors import ConfigError
+from tlmtl.execution import image_steps
 from tlmtl.pretrain import check, kept, with_source
 from tlmtl.results import RunFolder, new_run_id
 from tlmtl.sweep.collect import rows_of
@@ -36,6 +37,7 @@ class Job:
     state: str = "waiting"  # waiting | running | done | failed | interrupted | pruned
     note: str = ""
     steps: int = 0  # of the whole run
+    image_steps: int = 0  # those of them that take images through the backbone
     group: str = ""  # the same for its repeats
     to_come: int = 0  # jobs that a search will make after this one
 
@@ -64,6 +66,7 @@ class Checked:
     source_hash: str | None
     further: dict[str, str]  # hashes of further test sets
     steps: int
+    image_steps: int
 
 
 @dataclass
@@ -159,7 +162,7 @@ def plan_job(cfg: DictConfig, label: str, key: str, sweep: Path, known: Known) -
     record = RunFolder(sweep / key).record
     reason = _reason(sweep / key, record, found, limits)
     item = Job(cfg, label or "run", key, sweep / key, found.threads, reason, steps=found.steps)
-    item.group = identity.group_id(cfg)
+    item.image_steps, item.group = found.image_steps, identity.group_id(cfg)
     if limits.rerun == "none" and record.get("status") == "failed":
         item.state, item.note = "failed", f"{record.get('error')} (left so: sweep.rerun=none)"
     if limits.rerun == "all" and not limits.dry_run:
@@ -177,7 +180,7 @@ def _check(cfg: DictConfig, label: str, seen: dict[str, Checked], with_sources: 
         further = {name: data.hash for name, data in parts.further.items()}
         own = outcome.hashes(parts)
         source = own["source_hash"] if with_sources or not identity.needs_source(cfg) else UNKNOWN
-        seen[group] = Checked(parts.threads, own["data_hash"], source, further, parts.units.total)
+        seen[group] = Checked(parts.threads, own["data_hash"], source, further, parts.units.total, image_steps(parts))
     return seen[group]
 
 

@@ -1,7 +1,7 @@
 """Runs a sweep's jobs, floor(cores / threads) at a time, in children of a fork server that has imported everything.
 
 A child that raises, exits, hangs or is killed costs only its own run. No child outlives the parent, however that ends. No
-torch operation may run in the fork server: only imports.
+torch operation may run in the fork server on more than one thread: only imports, and what `preload.py` loads.
 """
 
 import contextlib
@@ -18,14 +18,15 @@ from omegaconf import OmegaConf
 from tlmtl import hardware, job, stopping
 from tlmtl.errors import TlmtlError
 from tlmtl.results import RunFolder
-from tlmtl.sweep import child
+from tlmtl.sweep import child, preload
+from tlmtl.sweep.agree import agree
 from tlmtl.sweep.limits import Limits, limits_of
 from tlmtl.sweep.plan import Job, Judge, More
 from tlmtl.sweep.running import Running
 from tlmtl.sweep.show import Board, board
 
 PRELOAD = ["tlmtl.job", "tlmtl.sweep.child", "torchvision", "torchmetrics.functional", "sklearn.datasets", "pandas"]
-PRELOAD += ["psutil"]
+PRELOAD += ["psutil", "tlmtl.sweep.preload"]
 TICK = 0.5  # seconds between looks at clocks and memory
 GRACE = 60.0  # seconds in which a run that is told to stop may finish its step and write its checkpoint
 STARTS = 3  # how often a process is asked for before the sweep gives up
@@ -39,6 +40,7 @@ def run_jobs(jobs: Sequence[Job], judge: Judge | None = None, more: More | None 
     """
     shown = list(jobs)  # the table's own list, which grows with `more`
     workers = workers_for(shown)
+    agree(shown)
     with stopping.watching() as stop, stop.patiently(quiet=True), board(shown, shown[0].cfg.progress, workers) as live:
         _Pool(shown, workers, live, judge, more, stop).run()
 
@@ -65,6 +67,7 @@ class _Pool:
         self.limits: Limits = limits_of(jobs[0].cfg)
         self.context: ForkServerContext = mp.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
+        preload.announce([item.cfg for item in jobs])
         self.waiting, self.running = list(jobs), list[Running]()
         self.tries: dict[str, int] = {}
         self.stopping = False
@@ -83,7 +86,8 @@ class _Pool:
                     self.running.remove(one)
                     self._ended(one)
                 self.shown.tick()
-        finally:  # empty unless something went wrong here, or Ctrl-C came a second time
+        finally:  # nothing runs unless something went wrong here, or Ctrl-C came a second time
+            preload.forget()
             for one in self.running:
                 one.kill()
             for one in self.running:

@@ -1,0 +1,1 @@
+"""`tlmtl cache`: what is kept, how large and how old; verified, pruned, cleared."""

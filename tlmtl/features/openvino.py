@@ -1,0 +1,56 @@
+"""OpenVINO (Apache-2.0): `pip install openvino onnx onnxscript`."""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+TELEMETRY = "openvino_telemetry"  # brought along by OpenVINO, which tells its makers with it that it was imported
+
+
+def load(graph: bytes, threads: int, half: bool) -> tuple[Callable[[Tensor], Tensor], str]:
+    """What runs a graph of `graph_of`, float32 (n, C, H, W) -> float32 (n, ...), and the precision that it computes in.
+
+    Arguments:
+        half: whether to compute in bfloat16, where the processor can; else in 32 bits, which OpenVINO does not by itself
+            on a processor that has bfloat16.
+    """
+    with _unreported():
+        import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(graph),
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",  # all threads work on one batch
+            "ENABLE_CPU_PINNING": False,  # runs beside this one would be pinned to the same cores
+        },
+    )
+    request, lock = compiled.create_infer_request(), threading.Lock()  # a request holds one batch at a time
+
+    def call(pixels: Tensor) -> Tensor:
+        with lock:
+            request.infer({0: pixels.contiguous().numpy()}, share_inputs=True)
+            return torch.from_numpy(request.get_output_tensor(0).data.copy()).float()
+
+    in_half = "float16" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))  # bfloat16, or float16 on ARM
+    return call, "bf16" if in_half else "fp32"
+
+
+@contextlib.contextmanager
+def _unreported() -> Iterator[None]:
+    """OpenVINO finds no telemetry while it is imported, and then reports nothing: it has a stand-in for that case."""
+    if TELEMETRY in sys.modules:
+        yield
+        return
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # what is None there cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[TELEMETRY]

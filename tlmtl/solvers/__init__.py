@@ -1,0 +1,1 @@
+"""Heads found on frozen features by another way than the training loop."""
