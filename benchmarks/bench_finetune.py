@@ -23,8 +23,8 @@ from tlmtl.assemble import assemble, setup
 from tlmtl.checkpoint import seed_everything
 from tlmtl.hardware import MEMORY_FORMATS
 from tlmtl.loop import fit
-from tlmtl.timing import Format, copied
 from tlmtl.training import Setup, State, Watch
+from tlmtl.trial import Format, copied
 
 LR, BATCH = 1e-3, 32
 MODELS = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import tlmtl
-from tlmtl import execution, hardware, identity, job, pretrain, timing
+from tlmtl import execution, hardware, identity, job, pretrain, timing, trial
 from tlmtl.assemble import assemble, setup
 from tlmtl.loop import fit
 from tlmtl.models.encoder import Encoder, find_memory_format
@@ -23,8 +23,9 @@ from tlmtl.models.torchvision import torchvision_model
 from tlmtl.presets import packaged_folder
 from tlmtl.progress import Silent
 from tlmtl.results import RunFolder
-from tlmtl.timing import Format, Formats, Seen, Work
+from tlmtl.timing import Formats
 from tlmtl.training import State, Watch
+from tlmtl.trial import Format, Seen, Work
 
 QUICK = ["strategy=from_scratch", "train.epochs=12st", "train.evaluate_every=4st", "progress=false"]
 FAST = [*QUICK, "hardware=fast"]
@@ -393,14 +394,14 @@ def test_steps_that_turn_out_slow_end_the_timing(monkeypatch):
     made = setup(parts, usual)
     timer = Formats(made, lambda one: execution.machine(parts, vars(one)), execution.on, LAST)
     real, late = timing.time.perf_counter, [0.0]
-    watch = timing._Stopwatch.stepped
+    watch = trial.Stopwatch.stepped
 
     def slow(self, state, losses):
         late[0] += 100.0 if timer.longest else 0.0
         watch(self, state, losses)
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: real() + late[0])
-    monkeypatch.setattr(timing._Stopwatch, "stepped", slow)
+    monkeypatch.setattr(trial.Stopwatch, "stepped", slow)
     found = timer.choose(ALL, Work(0, 100_000, 0), False)
     assert late[0] == 100.0 and found.chosen == LAST
     assert [one["memory_format"] for one in found.record["formats"]] == ["contiguous"]
@@ -442,7 +443,7 @@ def seen(loss=1.0, norm=2.0, outputs=(1.0, 2.0)):
     ],
 )
 def test_formats_agree_within_the_tolerance(other, word):
-    found = timing._apart(seen(), other)
+    found = trial.difference(seen(), other)
     assert (word in found) if word else found == ""
 
 

@@ -20,8 +20,9 @@ from tlmtl.assemble import Assembly, setup
 from tlmtl.features.frozen import why_not
 from tlmtl.hardware import COLUMN, Machine
 from tlmtl.results import RunFolder
-from tlmtl.timing import Format, Formats, Timing, Work
+from tlmtl.timing import Formats, Timing
 from tlmtl.training import Setup
+from tlmtl.trial import Format, Work
 from tlmtl.weigh import hides
 
 log = logging.getLogger("tlmtl")

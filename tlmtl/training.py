@@ -49,7 +49,9 @@ class Setup:
     patience: int | None = None
     lookahead: int = 0  # batches prepared in the background
     ema: AveragedModel | None = None
-    until: int | None = None  # the step before which this set-up's training ends, where the run has another one after it
+    until: int | None = (
+        None  # the step before which this set-up's training ends, where the run has another one after it
+    )
     branches: Branches = field(init=False)
 
     def __post_init__(self) -> None:
