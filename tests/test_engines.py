@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import logging
+import signal
 import subprocess
 import sys
 
@@ -320,6 +321,21 @@ def test_nothing_is_reported_to_anyone(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("torch.Size([2, 2, 6, 6]) False\n", "")
+
+
+def test_a_signal_after_engines_are_gone_is_heard():
+    """Of OpenVINO's cores, each puts back the signal stack of the one before, which may be freed by then."""
+    code = (
+        "import gc, signal, torch\nfrom tlmtl import stopping\nfrom tlmtl.features import graph, openvino\n"
+        "module = torch.nn.Conv2d(1, 2, 3)\nx = torch.zeros(2, 1, 8, 8)\n"
+        "several = [openvino.load(graph.graph_of(module, x), 1, False) for _ in range(2)]\n"
+        "while several:\n    del several[0]\n    gc.collect()\n"
+        "with stopping.watching() as stop, stop.patiently():\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print(stop.asked)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{int(signal.SIGTERM)}\n"), done.stderr
 
 
 def test_an_engine_has_the_version_of_its_package():

@@ -1,9 +1,11 @@
 """OpenVINO (Apache-2.0): `pip install openvino onnx onnxscript`."""
 
 import contextlib
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +20,7 @@ def load(graph: bytes, threads: int, half: bool) -> tuple[Callable[[Tensor], Ten
         half: whether to compute in bfloat16, where the processor can; else in 32 bits, which OpenVINO does not by itself
             on a processor that has bfloat16.
     """
-    with _unreported():
-        import openvino
-
-    core = openvino.Core()
+    core = _core()
     compiled = core.compile_model(
         core.read_model(graph),
         "CPU",
@@ -41,6 +40,20 @@ def load(graph: bytes, threads: int, half: bool) -> tuple[Callable[[Tensor], Ten
 
     in_half = "float16" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))  # bfloat16, or float16 on ARM
     return call, "bf16" if in_half else "fp32"
+
+
+@functools.cache
+def _core() -> Any:
+    """The one that the process keeps until it ends.
+
+    A core's plugin for CPUs gives the thread another stack for signal handlers (`sigaltstack`), and at its end puts back the
+    one before. With several cores that one may be of a core that is gone already, and the next signal, Ctrl-C or a
+    scheduler's, is a segmentation fault (2026.4.1, Linux).
+    """
+    with _unreported():
+        import openvino
+
+    return openvino.Core()
 
 
 @contextlib.contextmanager
