@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Properties are tried on the same examples each time, so that a change is judged by what it changes; others are tried by
+# `pytest --hypothesis-profile=default`.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 TLMTL = Path(sys.executable).with_name("tlmtl")
 
 

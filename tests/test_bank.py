@@ -137,7 +137,19 @@ def test_a_bank_is_each_head_alone(kind, make, chosen, batch, every):
         return [(setup_of(kind, make, *one, batch, every), one[3]) for one in chosen]
 
     for member, (setup, seed) in zip(together(made()), made(), strict=True):
-        same(alone(setup, seed), member.state)
+        state = alone(setup, seed)
+        if not tied(state):
+            same(state, member.state)
+
+
+def tied(state: State) -> bool:
+    """Whether two validations are as good as each other to rounding, so that either may be called the better."""
+    best = -math.inf
+    for score in [row[5] for row in state.history if (row[2], row[4]) == ("val", "score")]:
+        if abs(score - best) <= 1e-5 * max(1.0, abs(score)):
+            return True
+        best = max(best, score)
+    return False
 
 
 def test_one_loss_that_is_not_finite_ends_one_head(monkeypatch):
