@@ -60,6 +60,10 @@ class TorchJD(Weighting):
         if update_every < 1:
             raise ConfigError(f"'weighting.update_every' should be 1 step or more. Found {update_every}.")
         self.aggregator, self.level, self.update_every = aggregator, check_level(level), update_every
+        if not isinstance(settings, Mapping | None):
+            raise ConfigError(
+                f"'weighting.settings' should be settings by name, {{NAME: VALUE, ...}}. Found {settings}."
+            )
         self.settings = dict(settings or {})
         self.index = {name: i for i, name in enumerate(tasks)}
         self.made: dict[int, Any] = {}  # by number of tasks, where an aggregator must know it; else at 0
