@@ -277,6 +277,7 @@ def test_without_a_solver_the_command_to_install_it_is_told(name, solver, monkey
         ({"aggregator": "PCD"}, "cannot be used: its state would not survive a resume"),
         ({"settings": {"c": 0.5}}, "'weighting.settings' does not suit the aggregator UPGrad: "),
         ({"aggregator": "CAGrad"}, "does not suit the aggregator CAGrad: "),
+        ({"aggregator": "CAGrad", "settings": "abc"}, "should be settings by name, {NAME: VALUE, ...}. Found abc"),
         ({"aggregator": "CAGrad", "settings": {"c": -1}}, "c must be non-negative, but got -1"),
         ({"aggregator": "AlignedMTL", "settings": {"scale_mode": "max"}}, "Invalid scale_mode='max'"),
         ({"aggregator": "NashMTL", "settings": {"update_weights_every": 2}}, "is called weighting.update_every here"),
