@@ -4,11 +4,11 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from tlmtl.checkpoint import seed_everything
@@ -24,9 +24,6 @@ from tlmtl.models.source import Report, Source, check_leak, load_into
 from tlmtl.tasks.imbalance import draw_weights, with_class_weights
 from tlmtl.terms.base import Term, layers_of
 from tlmtl.values import shown
-
-if TYPE_CHECKING:
-    from tlmtl.assemble import Assembly
 
 
 @dataclass
@@ -66,30 +63,12 @@ def ground_of(cfg: DictConfig, terms: Sequence[Term], with_source: bool, cache: 
     return found
 
 
-def ground_like(cfg: DictConfig, other: "Assembly", cache: Path) -> Ground:
-    """That of a run which differs from `other` in nothing but its head, how that trains, and which training examples are
-    labelled: backbone, source and further test sets are the same objects, and so are the data where they are the same."""
-    same = _data_settings(cfg) == _data_settings(other.cfg)
-    data, draws = (other.data, other.draw_weights) if same else _data(cfg, cache)
-    return Ground(
-        data, other.encoder, other.joint, other.further, draws, other.source, other.report, other.source_model
-    )
-
-
 def _data(cfg: DictConfig, cache: Path) -> tuple[dict[str, Data], dict[str, torch.Tensor | None]]:
     data = streams_of(cfg.dataset, cfg.tasks, list(cfg.allow), cache)
     draws = {name: _balance(one, cfg.train) for name, one in data.items()}
     for one in data.values():
         one.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20 // len(data)
     return data, draws
-
-
-def _data_settings(cfg: DictConfig) -> list[Any]:
-    """All that `_data` looks at."""
-    train = cfg.train
-    tasks = OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks
-    dataset = OmegaConf.to_container(cfg.dataset, resolve=True)
-    return [dataset, tasks, train.class_weights, train.sampler, cfg.hardware.images_mb, cfg.output.cache]
 
 
 def _balance(data: Data, train: DictConfig) -> torch.Tensor | None:
