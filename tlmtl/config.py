@@ -215,14 +215,18 @@ def keywords(node: Any, group: str, where: str, allow: list[str]) -> tuple[Any, 
         if key not in parameters:
             raise unknown_key(f"{where}.{key}", [f"{where}.{name}" for name in parameters], node["_target_"])
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    schema = dataclasses.make_dataclass(
-        "Keywords", [(name, _omegaconf_type(hints.get(name, Any)), field(default=None)) for name in parameters]
-    )
+    schema: type | None = None
     checked = {}
     for key, value in given.items():
         hint = hints.get(key, Any)
         if value is None and _omegaconf_type(hint) is not Any and type(None) not in typing.get_args(hint):
             raise ConfigError(f"'{where}.{key}' may not be null: {node['_target_']} needs a value.")
+        if _is_as_wanted(value, _omegaconf_type(hint)):
+            checked[key] = value
+            continue
+        schema = schema or dataclasses.make_dataclass(
+            "Keywords", [(name, _omegaconf_type(hints.get(name, Any)), field(default=None)) for name in parameters]
+        )
         checked[key] = getattr(_set(schema, key, value, where), key)
     for name, parameter in parameters.items():
         if name not in given and parameter.default is parameter.empty:
@@ -239,6 +243,14 @@ def _set(schema: type, key: str, value: Any, where: str) -> DictConfig:
     if typing.get_origin(hint) is list and merged[key] is not None:
         check_list(merged[key], typing.get_args(hint)[0], f"{where}.{key}")
     return merged
+
+
+def _is_as_wanted(value: Any, wanted: Any) -> bool:
+    """Whether `value` is of the type already, so that nothing is to be converted: quickly told, for what most values are."""
+    if isinstance(value, str) and ("${" in value or value == "???"):
+        return False
+    kinds = (int, float, str, bool, type(None))
+    return type(value) in (kinds if wanted is Any else [one for one in typing.get_args(wanted) if one in kinds])
 
 
 def _omegaconf_type(hint: Any) -> Any:

@@ -19,27 +19,29 @@ IGNORED_IN = (
 )  # fmt: skip
 # What of a task that is not chosen has a part in reading the data.
 READ = ("kind", "target")
+# What concerns a linear head alone.
+OF_HEADS = (
+    "seed", "head.init", "head.dropout", "optimizer.lr", "optimizer.weight_decay", "schedule", "train.epochs", "train.clip",
+    "train.early_stopping", "train.evaluate_every", "dataset.labels_per_class", "dataset.label_fraction", "dataset.subset_seed",
+)  # fmt: skip
+NO_SEED = -(2**62) - 1  # no seed is below 0
 HARD = "tlmtl.sharing.hard.HardSharing"
 
 
 def config_hash(cfg: DictConfig) -> str:
     """The same for two configs that must give the same result: settings that cannot matter are taken out first."""
-    return _hash(_of_the_tasks(_what_matters(_resolved(OmegaConf.to_container(cfg, resolve=False)))))
+    return _hash(_of_the_tasks(_what_matters(cfg)))
 
 
 def group_id(cfg: DictConfig) -> str:
     """The same for the repeats of one experiment: the seed is taken out before it can spread by interpolation."""
-    raw: Any = OmegaConf.to_container(cfg, resolve=False)
-    raw["seed"] = "any"
-    return _hash(_of_the_tasks(_what_matters(_resolved(raw))))
+    return _hash(_of_the_tasks(_without_seed(cfg)))
 
 
 def baseline_id(cfg: DictConfig) -> str:
     """The same for runs that differ in nothing but seed, tasks, their weights, sharing and weighting: those that show what
     sharing gained or cost a task."""
-    raw: Any = OmegaConf.to_container(cfg, resolve=False)
-    raw["seed"] = "any"
-    found = _what_matters(_resolved(raw))
+    found = _without_seed(cfg)
     for key in ("tasks", "sharing", "weighting", "fusion"):
         found.pop(key, None)
     for key in ("default_tasks", "own_statistics"):
@@ -48,6 +50,15 @@ def baseline_id(cfg: DictConfig) -> str:
         for key in ("weight", "primary"):
             task.pop(key, None)
     return _hash(found)
+
+
+def backbone_id(cfg: DictConfig) -> str:
+    """The same for runs that differ in nothing but what concerns a head: how it begins, how it learns, and from which of the
+    labelled examples."""
+    found = _what_matters(cfg)
+    for key in OF_HEADS:
+        _drop(found, key)
+    return _hash([found, OmegaConf.to_container(cfg.output, resolve=True), list(cfg.allow)])
 
 
 def sweep_name(cfg: DictConfig, swept: list[str], search: Any = None) -> str:
@@ -145,14 +156,25 @@ def _optimizer(cfg: DictConfig) -> str | None:
     return cfg.composed.choices.get("optimizer")
 
 
-def _resolved(raw: Any) -> DictConfig:
-    cfg = OmegaConf.create(raw)
-    OmegaConf.resolve(cfg)
-    return cfg
+def _without_seed(cfg: DictConfig) -> dict[str, Any]:
+    """What matters, with `any` for the seed wherever it has spread."""
+    unseeded = cfg.copy()
+    unseeded.seed = NO_SEED  # a number, as its type is one
+
+    def put_right(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: put_right(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [put_right(one) for one in value]
+        if isinstance(value, str):
+            return value.replace(str(NO_SEED), "any")
+        return "any" if value == NO_SEED else value
+
+    return put_right(_what_matters(unseeded))
 
 
 def _what_matters(cfg: DictConfig) -> dict[str, Any]:
-    found: Any = OmegaConf.to_container(cfg)
+    found: Any = OmegaConf.to_container(cfg, resolve=True)
     for key in IGNORED:
         found.pop(key, None)
     for key in IGNORED_IN:

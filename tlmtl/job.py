@@ -25,7 +25,7 @@ from tlmtl.recorder import Recorder
 from tlmtl.results import RunFolder
 from tlmtl.solvers.solve import solve
 from tlmtl.stopping import Stop
-from tlmtl.training import State
+from tlmtl.training import Setup, State
 
 log = logging.getLogger("tlmtl")
 
@@ -45,7 +45,7 @@ def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None 
     Raises TlmtlError when the run fails or its config is wrong; the folder then holds a row that says why.
     """
     progress = progress or Silent()
-    with RunFolder(path) as folder, _log_file(path), stopping.watching() as stop, Tracking(path) as tracking:
+    with RunFolder(path) as folder, log_file(path), stopping.watching() as stop, Tracking(path) as tracking:
         memory = hardware.PeakMemory()
         run_id, former = folder.record.get("run_id") or run_id, folder.record.get("status")
         folder.tidy()
@@ -61,7 +61,7 @@ def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None 
             begun = isinstance(error, ConfigError) and bool(folder.checkpoints())
             if folder.record.get("status") != "done":  # a signal after the last write changes nothing
                 with stop.patiently():
-                    _mark(cfg, folder, run_id, error, interrupted=begun)
+                    mark(cfg, folder, run_id, error, interrupted=begun)
             raise
         finally:
             progress.close()
@@ -76,21 +76,10 @@ def _execute(
     stop: Stop,
     tracking: Tracking,
 ) -> nn.Module:
-    (folder.path / "results.csv").unlink(missing_ok=True)  # rows of an earlier attempt
-    folder.update(
-        run_id=run_id,
-        status="running",
-        error=None,
-        started=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-        process={"pid": os.getpid(), "host": platform.node()},
-        config_hash=identity.config_hash(cfg),
-        **_groups(cfg, folder.record),
-    )
-    if not cfg.resume:
-        folder.write_config(cfg)
+    begin(cfg, folder, run_id)
     parts = assemble(cfg)
     machine, made = execution.begin(parts, folder, memory)
-    log.info("%s", _opening(parts, machine))
+    log.info("%s", opening(parts, machine))
     # How a run starts, in this order: from its own checkpoint, else from the source, else from random parameters.
     belongs = {**outcome.hashes(parts), "config_hash": folder.record.get("config_hash"), "tlmtl": tlmtl.__version__}
     recorder = Recorder(folder, made, progress, belongs, stop, tracking)
@@ -118,14 +107,35 @@ def _execute(
         raise TrainingError(
             "Batch norm cannot train on a batch of one example here: train.batch_size=2 or more."
         ) from error
+    check_best(made, state)
+    made.model.load_state_dict({**made.model.state_dict(), **state.best_model})
+    return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory, frozen)
+
+
+def check_best(made: Setup, state: State) -> None:
+    """Raises TrainingError where a branch has no best model."""
     if missing := [branch for branch in made.branches.tasks if branch not in state.best_step]:
         of = f" of {', '.join(missing)}" if len(made.branches) > 1 else ""
         raise TrainingError(
             f"There is no best model{of}: the loss on validation was never finite (try a smaller optimizer.lr), or no "
             "validation example has a label of a primary task."
         )
-    made.model.load_state_dict({**made.model.state_dict(), **state.best_model})
-    return outcome.finish(cfg, folder, run_id, parts, machine, made, state, memory, frozen)
+
+
+def begin(cfg: DictConfig, folder: RunFolder, run_id: str) -> None:
+    """What a run's folder says from its start on, and no longer of an earlier attempt."""
+    (folder.path / "results.csv").unlink(missing_ok=True)  # rows of an earlier attempt
+    folder.update(
+        run_id=run_id,
+        status="running",
+        error=None,
+        started=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+        process={"pid": os.getpid(), "host": platform.node()},
+        config_hash=identity.config_hash(cfg),
+        **_groups(cfg, folder.record),
+    )
+    if not cfg.resume:
+        folder.write_config(cfg)
 
 
 def _groups(cfg: DictConfig, record: Mapping[str, Any]) -> dict[str, str]:
@@ -136,7 +146,7 @@ def _groups(cfg: DictConfig, record: Mapping[str, Any]) -> dict[str, str]:
     return {name: known.get(name) or way(cfg) for name, way in ways.items()}
 
 
-def _mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException, interrupted: bool = False) -> None:
+def mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException, interrupted: bool = False) -> None:
     """Leave a row that says why the run is not done, as well as the disk lets us."""
     interrupted = interrupted or isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
     status = "pruned" if isinstance(error, Pruned) else "interrupted" if interrupted else "failed"
@@ -173,10 +183,10 @@ def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:
     """The failed row of a run whose process could not write it any more."""
     with RunFolder(path) as folder:
         if folder.record.get("status") != "done":  # another process may have finished it in between
-            _mark(cfg, folder, folder.record.get("run_id") or run_id, TlmtlError(reason))
+            mark(cfg, folder, folder.record.get("run_id") or run_id, TlmtlError(reason))
 
 
-def _opening(parts: Assembly, machine: hardware.Machine) -> str:
+def opening(parts: Assembly, machine: hardware.Machine) -> str:
     plan = machine.plan
     formats = f"{plan['precision']}, {plan['memory_format']}" + (", compiled" if plan["compiled"] else "")
     lines = [f"{plan['device']} with {plan['threads']} thread(s), {formats}; {_how_long(parts)}"]
@@ -213,7 +223,7 @@ def _how_long(parts: Assembly) -> str:
     return f"up to {parts.steps} settings are tried, on images as they are"
 
 
-def _log_file(path: Path) -> "_LogFile":
+def log_file(path: Path) -> "_LogFile":
     return _LogFile(path / "log.txt")
 
 

@@ -106,6 +106,7 @@ class Engines:
             raise ConfigError(f"'{key}={name}' runs on the CPU, and this run is on {device}. Use {key}=auto.")
         self.names = [name] if name != "auto" else ["torch"] if device != "cpu" else self._order(image, images)
         self.made: dict[str, Engine] = {}
+        self.agreed: set[str] = set()  # those that were seen to give what PyTorch gives
         self.graph: bytes | None = None
 
     def _order(self, image: Tensor, images: int) -> list[str]:
@@ -125,7 +126,7 @@ class Engines:
 
         Arguments:
             example: a batch (n, C, H, W), normalised, of the size that all batches will have. Whether the engine agrees with
-                PyTorch is seen on it.
+                PyTorch is seen on the first one.
 
         Raises Unusable when `auto` is to try another one, which the log says, and ConfigError when this one was wanted.
         """
@@ -158,6 +159,8 @@ class Engines:
                 call, precision = onnxruntime.load(self.graph, threads)
             else:
                 call, precision = openvino.load(self.graph, threads, self.half)
+            if name in self.agreed:
+                return Engine(name, precision, call)
             found = call(example.float())
         expected = self.torch_call(example)
         if found.shape != expected.shape:
@@ -165,6 +168,7 @@ class Engines:
         off = float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(torch.float32).tiny))
         if not off <= CLOSE[self.half]:
             raise Unusable(f"it differs from PyTorch by {off:.1e}, and {CLOSE[self.half]:g} is allowed")
+        self.agreed.add(name)
         return Engine(name, precision, call)
 
     def first(self, example: Tensor) -> Engine:

@@ -25,8 +25,11 @@ from tlmtl.sharing.base import Sharing
 from tlmtl.store.rows import Found, Store
 
 log = logging.getLogger("tlmtl")
-CODE = 1  # the version of what is computed here: another one computes anew
-BATCH = 32  # images at once; the last batch is filled up, so that an image's features do not depend on its company
+CODE = 2  # the version of what is computed here: another one computes anew
+# Images at once; the last batch is filled up, so that an image's features do not depend on its company. What a network makes of
+# few of them stays in a processor's own cache; a GPU wants many.
+BATCH = 8
+ON_GPU = 64
 
 
 class Run(Protocol):
@@ -50,6 +53,7 @@ class Extractor:
 
     Attributes:
         in_memory: whether those of all the run's images are held in memory.
+        batch: how many images are computed at once.
         fits: whether they are to be kept at all: maps are where they can be held in memory.
     """
 
@@ -59,6 +63,7 @@ class Extractor:
         self.call: Callable[[Tensor], Tensor] = self._call
         settings = run.cfg.features
         self.shape = stream.shape()
+        self.batch = BATCH if machine.device.type == "cpu" else ON_GPU
         row = self._call(stream.normalize(torch.zeros(1, *self.shape, dtype=torch.uint8))).numel() * 4
         images = sum(
             (settings.views or 1 if split == "train" and data.augment != "none" else 1) * len(where)
@@ -110,24 +115,24 @@ class Extractor:
         wanted = torch.from_numpy(np.asarray(positions, dtype=np.int64))
         with evaluating(self.front):
             if view is None:
-                with closing(ahead(stream.input, wanted.split(BATCH), stream.lookahead)) as feed:
+                with closing(ahead(stream.input, wanted.split(self.batch), stream.lookahead)) as feed:
                     for input, _ in feed:
                         yield self._filled(input).numpy()
                 return
             # Augmented views are drawn for batches of the stream, so that it does not matter which of them are missing.
-            for number in torch.unique(wanted // BATCH).tolist():
-                batch = torch.arange(number * BATCH, min((number + 1) * BATCH, len(stream)))
+            for number in torch.unique(wanted // self.batch).tolist():
+                batch = torch.arange(number * self.batch, min((number + 1) * self.batch, len(stream)))
                 made = self._filled(stream.input(batch, generator_for("view", view, number)))
-                yield made[wanted[wanted // BATCH == number] - number * BATCH].numpy()
+                yield made[wanted[wanted // self.batch == number] - number * self.batch].numpy()
 
     def _filled(self, input: Tensor) -> Tensor:
-        """The activations of (n, C, H, W), n up to BATCH, computed in a batch of that size."""
+        """The activations of (n, C, H, W), n up to `batch`, computed in a batch of that size."""
         return self.call(self._batch(input))[: len(input)]
 
     def _batch(self, input: Tensor) -> Tensor:
-        """(n, C, H, W), filled up to BATCH images, on the device and in the layout of the run."""
-        left = BATCH - len(input)
-        return self._input(torch.cat([input, input[:1].expand(left, -1, -1, -1)]) if left else input)
+        """(n, C, H, W), filled up to `batch` images."""
+        left = self.batch - len(input)
+        return torch.cat([input, input[:1].expand(left, -1, -1, -1)]) if left else input
 
     def _input(self, images: Tensor) -> Tensor:
         return images.to(self.machine.device, memory_format=self.machine.memory_format)
