@@ -1,6 +1,5 @@
 """Many heads trained at once are what each would be alone."""
 
-import copy
 import math
 from contextlib import nullcontext
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from tlmtl.activations import Activations
 from tlmtl.bank.fit import fit_together
-from tlmtl.bank.member import Member, why_alone
+from tlmtl.bank.member import Member, head_alone
 from tlmtl.checkpoint import seed_everything
 from tlmtl.data.images import ArrayImages
 from tlmtl.data.streams import Stream, plan
@@ -96,8 +95,10 @@ def alone(setup: Setup, seed: int) -> State:
 
 
 def together(setups: list[tuple[Setup, int]]) -> list[Member]:
-    members = [Member(setup, State(), Watch(), (len(setup.streams["target"]), seed), seed) for setup, seed in setups]
-    assert {why_alone(member.setup) for member in members} == {""}
+    members = [
+        Member(head_alone(setup), State(), Watch(), (len(setup.streams["target"]), seed), seed)
+        for setup, seed in setups
+    ]
     fit_together(members)
     return members
 
@@ -169,17 +170,6 @@ def test_one_loss_that_is_not_finite_ends_one_head(monkeypatch):
     for number in (0, 2):
         same(alone(*made()[number]), members[number].state)
         assert all(math.isfinite(row[5]) for row in members[number].state.history)
-
-
-def test_what_cannot_be_a_member():
-    one = setup_of("classification", "adamw", 0.1, 0.0, 1, 0, N, 0.0, None, None, 10, 3)
-    assert why_alone(one) == ""
-    other = copy.copy(one)
-    other.accumulate = 2
-    assert "pieces" in why_alone(other)
-    other = copy.copy(one)
-    other.optimizer = torch.optim.RMSprop(one.model.parameters())
-    assert "RMSprop" in why_alone(other)
 
 
 def test_a_watch_may_end_it():

@@ -13,7 +13,7 @@ SHORT = ("train.epochs=1", "progress=false")
     [
         ("os.system", ["'os.system'", "tlmtl.models", "allow=[os]"]),
         ("torch.hub.load", ["'torch.hub.load'", "tlmtl.models"]),
-        ("tlmtl.models.source.torch", ["may not be"]),
+        ("tlmtl.models.source.np", ["may not be"]),
         ("tlmtl.models.source.torch.hub.load", ["cannot be imported"]),
         ("tlmtl.models.source.nn.Linear", ["cannot be imported"]),
         ("tlmtl.models.source.ConfigError", ["may not be"]),

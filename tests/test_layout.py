@@ -110,7 +110,7 @@ def test_seams_know_no_members(family):
             "augment",
             "duplicates",
         },
-        "models": {"by_task", "encoder", "heads", "source", "stages", "statistics"},
+        "models": {"by_task", "digest", "encoder", "heads", "saved", "source", "stages", "statistics"},
         "sharing": {"base"},
         "terms": {"base"},
         "weighting": {"base"},

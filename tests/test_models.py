@@ -18,10 +18,10 @@ from tlmtl.data.images import ArrayImages
 from tlmtl.data.streams import Stream, plan
 from tlmtl.errors import ConfigError
 from tlmtl.loop import fit
+from tlmtl.models.digest import hash_state
 from tlmtl.models.encoder import Encoder, encode
 from tlmtl.models.heads import LinearHead
 from tlmtl.models.small_cnn import Halving, small_cnn
-from tlmtl.models.source import hash_state
 from tlmtl.models.timm import timm_model
 from tlmtl.models.torchvision import torchvision_model
 from tlmtl.optim import Constant, Groups, Units

@@ -11,9 +11,10 @@ from torch import nn
 import tlmtl
 from tlmtl.assemble import assemble
 from tlmtl.errors import ConfigError
+from tlmtl.models.digest import hash_state
 from tlmtl.models.heads import LinearHead
 from tlmtl.models.small_cnn import small_cnn
-from tlmtl.models.source import Source, check_leak, from_run, from_weights, hash_state, load_into
+from tlmtl.models.source import Source, check_leak, from_run, from_weights, load_into
 from tlmtl.preprocess import Preprocess
 from tlmtl.sharing.hard import HardSharing
 

@@ -20,10 +20,11 @@ import tlmtl
 from tlmtl.assemble import assemble
 from tlmtl.config import build
 from tlmtl.errors import ConfigError
+from tlmtl.models.digest import hash_state
 from tlmtl.models.encoder import Encoder
 from tlmtl.models.packages import from_package, locate
 from tlmtl.models.small_cnn import small_cnn
-from tlmtl.models.source import hash_state, load_into
+from tlmtl.models.source import load_into
 from tlmtl.models.timm import timm_model
 from tlmtl.preprocess import Normalize, Preprocess
 from tlmtl.presets import packaged_folder

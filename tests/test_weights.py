@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tlmtl.errors import ConfigError
+from tlmtl.models.digest import hash_state
 from tlmtl.models.encoder import Encoder
 from tlmtl.models.expected import changed
 from tlmtl.models.small_cnn import small_cnn
-from tlmtl.models.source import SEEN, hash_state, load_into
+from tlmtl.models.source import SEEN, load_into
 from tlmtl.models.timm import timm_model
 from tlmtl.models.torchvision import torchvision_model
 from tlmtl.models.weightfile import WeightFile

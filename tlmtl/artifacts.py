@@ -16,9 +16,11 @@ from torch import Tensor
 from tlmtl import files
 from tlmtl.data.dataset import Data
 from tlmtl.evaluation import Predictions
+from tlmtl.models.digest import hash_state
 from tlmtl.models.encoder import Encoder
 from tlmtl.models.heads import NeighbourHead
-from tlmtl.models.source import CHOSEN, SEEN, Source
+from tlmtl.models.saved import backbone_path, holds
+from tlmtl.models.source import CHOSEN, PREFIX, SEEN, Source
 from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
 
@@ -84,16 +86,21 @@ def write_model(
     source: Source | None,
     model: Sharing,
     shapes: Mapping[str, tuple[int, ...]],
+    backbone: str | None = None,
 ) -> None:
     """Parameters, and in the file's metadata (key `tlmtl`, JSON) what is needed to predict: the configs of model, sharing and
     heads, pre-processing, `shape` (C, H, W) of an input, `shapes` where those of a joint data set's parts differ, tasks, and
     `parts`, the tasks of each part of a joint data set whose parts have batch norm statistics of their own; `heads`
     tells of those that store examples. The tensors `tlmtl.seen_inputs` and `tlmtl.chosen_inputs` hold hashes of every image
     that the parameters were trained on, and chosen by, their source's included, so that no later run is tested on one of them
-    unawares."""
-    from safetensors.torch import save_file
+    unawares.
 
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    Arguments:
+        backbone: the hash of a file that `write_backbone` wrote beside the run's folder: the backbone is not written again, and
+            `backbone` in the metadata says which it is.
+    """
+    state = {name: one for name, one in model.state_dict().items() if not (backbone and name.startswith(PREFIX))}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     for key, split, theirs in (
         (SEEN, "train", source.seen if source else None),
         (CHOSEN, "val", source.chosen if source else None),
@@ -114,5 +121,26 @@ def write_model(
     stored = {name: head.describe() for name in model.heads if isinstance(head := model.heads[name], NeighbourHead)}
     if stored:
         about["heads"] = stored
+    if backbone:
+        about["backbone"] = backbone
     metadata = {"tlmtl": json.dumps(about, sort_keys=True)}  # one entry: safetensors writes several in any order
+    _save(path, tensors, metadata)
+
+
+def write_backbone(sweep: Path, model: Sharing) -> str:
+    """The backbone that runs of a sweep have in common, once for all: `backbones/<hash>.safetensors`. Returns the hash."""
+    state = {
+        name: one.detach().cpu().contiguous() for name, one in model.state_dict().items() if name.startswith(PREFIX)
+    }
+    found = hash_state(state)
+    path = backbone_path(sweep, found)
+    if not holds(path, found):
+        path.parent.mkdir(exist_ok=True)
+        _save(path, state, None)
+    return found
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
+    from safetensors.torch import save_file
+
     files.write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

@@ -24,7 +24,7 @@ from tlmtl.features.cuts import Cut, cuts
 from tlmtl.features.frozen import why_not
 from tlmtl.fusion import Fusion
 from tlmtl.fusion import check as check_fusion
-from tlmtl.ground import ground_of, seeded
+from tlmtl.ground import ground_like, ground_of, seeded
 from tlmtl.hardware import Machine
 from tlmtl.identity import terms_of
 from tlmtl.logger.base import Tracker
@@ -86,13 +86,18 @@ class Assembly:
         return hardware.threads_of(self.cfg.hardware.threads, self.encoder.threads)
 
 
-def assemble(cfg: DictConfig, with_source: bool = True) -> Assembly:
-    """Build everything that `cfg` names. Raises ConfigError for whatever a user can have got wrong."""
+def assemble(cfg: DictConfig, with_source: bool = True, like: Assembly | None = None) -> Assembly:
+    """Build everything that `cfg` names. Raises ConfigError for whatever a user can have got wrong.
+
+    Arguments:
+        like: the objects of a run that differs from this one in nothing but its head and how that trains (`identity.OF_HEADS`):
+            its backbone, with source parameters in, is taken and not built again.
+    """
     hardware.check(cfg.hardware)
     allow = list(cfg.allow)
     cache = files.cache_folder(cfg.output.cache)
     terms = {n: seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
-    ground = ground_of(cfg, list(terms.values()), with_source, cache)
+    ground = ground_of(cfg, list(terms.values()), with_source, cache) if like is None else ground_like(cfg, like, cache)
     data, encoder, joint = ground.data, ground.encoder, ground.joint
     tasks = {name: task for one in data.values() for name, task in one.tasks.items()}
     heads = {

@@ -2,7 +2,8 @@
 and best epoch. A model whose tasks share an encoder is one branch."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cached_property
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,12 +19,17 @@ class Branches:
     second word (`backbone.left.block1...`, `heads.left.linear...`).
 
     Arguments:
-        constant: names of parameters and buffers that the whole run leaves as they were, so that they need not be kept.
+        constant: tells the names of parameters and buffers that the whole run leaves as they were, so that they need not be
+            kept. It is asked once, when that is to be known.
     """
 
-    def __init__(self, model: Sharing, constant: Collection[str] = ()) -> None:
-        self.model, self.constant = model, constant
+    def __init__(self, model: Sharing, constant: Callable[[], Collection[str]] = set) -> None:
+        self.model, self._constant = model, constant
         self.tasks: Mapping[str, list[str]] = model.branches()
+
+    @cached_property
+    def constant(self) -> Collection[str]:
+        return self._constant()
 
     def __len__(self) -> int:
         return len(self.tasks)

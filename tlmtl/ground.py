@@ -4,11 +4,11 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from tlmtl.checkpoint import seed_everything
@@ -24,6 +24,20 @@ from tlmtl.models.source import Report, Source, check_leak, load_into
 from tlmtl.tasks.imbalance import draw_weights, with_class_weights
 from tlmtl.terms.base import Term, layers_of
 from tlmtl.values import shown
+
+
+class Run(Protocol):
+    """What is looked at of another run's objects."""
+
+    cfg: DictConfig
+    data: dict[str, Data]
+    encoder: Encoder
+    joint: Joint | None
+    further: dict[str, Data]
+    draw_weights: dict[str, torch.Tensor | None]
+    source: Source | None
+    report: Report | None
+    source_model: nn.Module | None
 
 
 @dataclass
@@ -63,12 +77,31 @@ def ground_of(cfg: DictConfig, terms: Sequence[Term], with_source: bool, cache: 
     return found
 
 
+def ground_like(cfg: DictConfig, other: Run, cache: Path) -> Ground:
+    """That of a run which differs from `other` in nothing but its head, how that trains, and which training examples are
+    labelled: backbone and source are the same objects, and so are data and further test sets where nothing of them differs."""
+    if _data_settings(cfg) == _data_settings(other.cfg):
+        data, draws, also = other.data, other.draw_weights, other.further
+    else:
+        data, draws = _data(cfg, cache)
+        also = _further(cfg, data, list(cfg.allow), cache)
+    return Ground(data, other.encoder, other.joint, also, draws, other.source, other.report, other.source_model)
+
+
 def _data(cfg: DictConfig, cache: Path) -> tuple[dict[str, Data], dict[str, torch.Tensor | None]]:
     data = streams_of(cfg.dataset, cfg.tasks, list(cfg.allow), cache)
     draws = {name: _balance(one, cfg.train) for name, one in data.items()}
     for one in data.values():
         one.in_memory = _megabytes(cfg.hardware.images_mb) * 2**20 // len(data)
     return data, draws
+
+
+def _data_settings(cfg: DictConfig) -> list[Any]:
+    """All that `_data` looks at."""
+    train = cfg.train
+    tasks = OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks
+    dataset = OmegaConf.to_container(cfg.dataset, resolve=True)
+    return [dataset, tasks, train.class_weights, train.sampler, cfg.hardware.images_mb, cfg.output.cache]
 
 
 def _balance(data: Data, train: DictConfig) -> torch.Tensor | None:

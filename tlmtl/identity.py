@@ -1,5 +1,6 @@
 """What makes two runs, two repeats, two sweeps the same. Everything about repeats, resumes and sweeps stands on it."""
 
+import copy
 import hashlib
 import json
 from typing import Any
@@ -41,15 +42,14 @@ def group_id(cfg: DictConfig) -> str:
 def baseline_id(cfg: DictConfig) -> str:
     """The same for runs that differ in nothing but seed, tasks, their weights, sharing and weighting: those that show what
     sharing gained or cost a task."""
+    return _hash(_of_any_tasks(_without_seed(cfg)))
+
+
+def ids(cfg: DictConfig) -> dict[str, str]:
+    """The hashes that a run's record and rows hold, at less than the cost of asking for each."""
     found = _without_seed(cfg)
-    for key in ("tasks", "sharing", "weighting", "fusion"):
-        found.pop(key, None)
-    for key in ("default_tasks", "own_statistics"):
-        found["dataset"].pop(key, None)
-    for task in found["dataset"].get("tasks", {}).values():
-        for key in ("weight", "primary"):
-            task.pop(key, None)
-    return _hash(found)
+    group = _hash(_of_the_tasks(copy.deepcopy(found)))
+    return {"config_hash": config_hash(cfg), "group_id": group, "baseline_id": _hash(_of_any_tasks(found))}
 
 
 def backbone_id(cfg: DictConfig) -> str:
@@ -214,6 +214,18 @@ def _what_matters(cfg: DictConfig) -> dict[str, Any]:
         found["dataset"].pop("own_statistics", None)
     elif find_target(cfg.weighting, "weighting", "weighting", cfg.allow).scalar:
         found["weighting"].pop("level", None)
+    return found
+
+
+def _of_any_tasks(found: dict[str, Any]) -> dict[str, Any]:
+    """Without which tasks there are and how they are shared and weighed."""
+    for key in ("tasks", "sharing", "weighting", "fusion"):
+        found.pop(key, None)
+    for key in ("default_tasks", "own_statistics"):
+        found["dataset"].pop(key, None)
+    for task in found["dataset"].get("tasks", {}).values():
+        for key in ("weight", "primary"):
+            task.pop(key, None)
     return found
 
 

@@ -122,8 +122,12 @@ def check_best(made: Setup, state: State) -> None:
         )
 
 
-def begin(cfg: DictConfig, folder: RunFolder, run_id: str) -> None:
-    """What a run's folder says from its start on, and no longer of an earlier attempt."""
+def begin(cfg: DictConfig, folder: RunFolder, run_id: str, ids: Mapping[str, str] | None = None) -> None:
+    """What a run's folder says from its start on, and no longer of an earlier attempt.
+
+    Arguments:
+        ids: what `identity.ids` says of `cfg`, where that is known, and whatever else the record shall say.
+    """
     (folder.path / "results.csv").unlink(missing_ok=True)  # rows of an earlier attempt
     folder.update(
         run_id=run_id,
@@ -131,19 +135,18 @@ def begin(cfg: DictConfig, folder: RunFolder, run_id: str) -> None:
         error=None,
         started=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         process={"pid": os.getpid(), "host": platform.node()},
-        config_hash=identity.config_hash(cfg),
-        **_groups(cfg, folder.record),
+        **(ids or _ids(cfg, folder.record)),
     )
     if not cfg.resume:
         folder.write_config(cfg)
 
 
-def _groups(cfg: DictConfig, record: Mapping[str, Any]) -> dict[str, str]:
-    """Which runs are its repeats, and which it can be compared with. A folder's own config no longer says what followed from
-    the seed, so a run that `resume` names stays where it was put."""
+def _ids(cfg: DictConfig, record: Mapping[str, Any]) -> dict[str, str]:
+    """Which run it is, which are its repeats, and which it can be compared with. A folder's own config no longer says what
+    followed from the seed, so a run that `resume` names stays where it was put."""
+    found = identity.ids(cfg)
     known = record if cfg.resume else {}
-    ways = {"group_id": identity.group_id, "baseline_id": identity.baseline_id}
-    return {name: known.get(name) or way(cfg) for name, way in ways.items()}
+    return {**found, **{name: known[name] for name in ("group_id", "baseline_id") if known.get(name)}}
 
 
 def mark(cfg: DictConfig, folder: RunFolder, run_id: str, error: BaseException, interrupted: bool = False) -> None:

@@ -1,5 +1,6 @@
 """Durations in any unit, learning-rate schedules, and optimizer groups made from a strategy's rules."""
 
+import copy
 import inspect
 import math
 import re
@@ -230,6 +231,12 @@ class Groups:
 
         visit(self.model, "", False)
         return found | {name for name, start in self.starts.items() if start >= self.units.total}
+
+    def of(self, model: nn.Module) -> "Groups":
+        """The same groups for a part of the model that holds all that trains, by the names that its parameters have there."""
+        mine = copy.copy(self)
+        mine.model, mine.starts = model, {name: self.starts[name] for name, _ in model.named_parameters()}
+        return mine
 
     def trained(self) -> int:
         """How many parameters of the model train at some time in the run."""

@@ -42,15 +42,23 @@ def finish(
     state: State,
     memory: hardware.PeakMemory,
     frozen: Frozen,
+    backbone: str | None = None,
+    made_by: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Evaluate the best model on validation, and on test for the only time; write all files, the status last."""
+    """Evaluate the best model on validation, and on test for the only time; write all files, the status last.
+
+    Arguments:
+        backbone: the hash of the file that its parameters are in already (`artifacts.write_backbone`); None to write all.
+        made_by: `results.provenance()`, where it was asked for already.
+    """
+    made_by = made_by or results.provenance()
     model = made.model
     with results.timed(state.seconds, "eval"):
         sets = _said(parts, made, frozen)
     artifacts.write_predictions(folder.path / "predictions.parquet", sets)
     shapes = {name: stream.shape() for name, stream in made.streams.items()}
     artifacts.write_model(
-        folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shapes
+        folder.path / "model.safetensors", cfg, parts.encoder, parts.data, parts.source, model, shapes, backbone
     )
     seconds, trained = state.seconds, parts.groups.trained()
     plan = {**machine.plan, "engine": frozen.engine}
@@ -68,7 +76,7 @@ def finish(
         "parameters_trained": trained,
     }
     own = {**hashes(parts), "skipped": sum(data.examples.skipped for data in parts.data.values())}
-    shared = {**row(cfg, folder, run_id, "done"), **plan, **costs, **own, **results.provenance()}
+    shared = {**row(cfg, folder, run_id, "done"), **plan, **costs, **own, **made_by}
     folder.write_rows([shared | more for more in _measured(sets, parts, state)])
     folder.write_history(state.history)
     folder.update(
@@ -83,7 +91,7 @@ def finish(
         loaded=vars(parts.report) if parts.report else None,
         versions=results.versions(),
         hardware=hardware.describe(),
-        **results.provenance(),
+        **made_by,
     )
     if not cfg.output.keep_checkpoint:
         folder.remove_checkpoint()
@@ -103,6 +111,8 @@ def _said(parts: Assembly, made: Setup, frozen: Frozen) -> list[Said]:
     preprocess = parts.encoder.preprocess
     sets = [ask("val", data, made.validation[name]) for name, data in parts.data.items()]
     sets += [ask("test", data, data.stream("test", preprocess)) for data in parts.data.values()]
+    if not parts.further:
+        return sets
     height, width = next(iter(made.streams.values())).shape()[1:]
     as_trained = dataclasses.replace(
         preprocess, size=(height, width)

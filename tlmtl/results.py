@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,7 @@ class RunFolder:
         return sorted(found, key=lambda path: int(path.stem), reverse=True)
 
     def write_config(self, cfg: DictConfig) -> None:
-        resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-        files.write_text(self.path / "config.yaml", OmegaConf.to_yaml(resolved))
+        files.write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         write_rows(self.path / "results.csv", rows)
@@ -183,6 +183,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: _version(name) for name in names}}
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return version(name)

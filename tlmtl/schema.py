@@ -132,6 +132,7 @@ class Sweep:
     time_limit: Any = None  # such as 90s, 30m, 2h
     memory_limit_mb: Any = None
     dry_run: Any = False
+    fuse: Any = "auto"  # auto | never: whether runs that differ in their heads alone are trained together
 
 
 @dataclass

@@ -55,7 +55,7 @@ class Setup:
     branches: Branches = field(init=False)
 
     def __post_init__(self) -> None:
-        self.branches = Branches(self.model, self.groups.constant())
+        self.branches = Branches(self.model, self.groups.constant)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tlmtl.bank.member import Draws, Member, rates_of
+from tlmtl.bank.member import Draws, Flows, Member, rates_of
 from tlmtl.bank.stack import Rates, Stack, Steps
 from tlmtl.evaluation import EVALUATION_BATCH, Predictions
 from tlmtl.training import not_finite
@@ -23,15 +23,14 @@ def fit_together(members: Sequence[Member]) -> None:
     """Train every member to its end. One whose loss is not finite stops alone, with the reason in its `error`.
 
     Members must be alike in optimizer (but for rate and decay), in the size of their features and outputs, and in their
-    validation split. Raises what a watch of theirs asks for at a step's end.
+    validation split. The watch of the first is asked at each step's end whether to stop there.
     """
     bank = _Bank(members)
     while bank.alive.any():
         bank.advance()
         bank.look()
-        for member in members:
-            if stop := member.watch.stop_asked(member.state):
-                raise stop
+        if stop := members[0].watch.stop_asked(members[0].state):
+            raise stop
 
 
 @dataclass
@@ -40,6 +39,7 @@ class _Bank:
 
     members: Sequence[Member]
     step: int = field(default=0, init=False)
+    next_look: int = field(default=0, init=False)  # the step after which a member is to be validated next
     share: float = field(default=0.0, init=False)  # seconds of training for each member that is still there
 
     def __post_init__(self) -> None:
@@ -52,20 +52,14 @@ class _Bank:
         shape = self.stack.bias.shape[:2]
         self.alive, self.sums = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.float64)
         self.clip = torch.full(shape, math.inf)
-        tables = [[rates_of(member) for member in group] for group in self.groups]
-        longest = max(len(one.weight) for row in tables for one in row)
-        self.rates = torch.zeros(2, longest, *shape)
-        self.decays = torch.zeros(2, *shape)
+        self.scales, self.decays = torch.zeros(2, *shape, dtype=torch.float64), torch.zeros(2, *shape)
+        self.flows, self.flow = Flows(), torch.zeros(shape, dtype=torch.int64)
         for g, group in enumerate(self.groups):
             for h, member in enumerate(group):
-                table = tables[g][h]
                 self.alive[g, h] = True
                 self.clip[g, h] = math.inf if member.setup.clip is None else member.setup.clip
-                self.rates[0, : len(table.weight), g, h], self.rates[1, : len(table.bias), g, h] = (
-                    table.weight,
-                    table.bias,
-                )
-                self.decays[:, g, h] = torch.tensor([table.weight_decay, table.bias_decay])
+                self.flow[g, h] = self.flows.number(member.setup)
+                self.scales[:, g, h], self.decays[:, g, h] = rates_of(member)
         self.started = torch.zeros(shape, dtype=torch.int64)  # the step after which a member's losses are summed
         self.steps = Steps(self.stack, type(self.members[0].setup.optimizer), self.members[0].settings)
         tasks = [group[0].task for group in self.groups]
@@ -84,7 +78,7 @@ class _Bank:
         self._fail(losses.detach(), self.alive & ~fine)
         if self.clip.isfinite().any():
             self.steps.clip(self.clip)
-        now = self.rates[:, self.step]
+        now = (self.scales * self.flows.at(self.step)[self.flow]).float()
         self.steps.step(Rates(*now, *self.decays), self.alive)
         self.sums += torch.where(self.alive, losses.detach(), 0.0)
         self.step += 1
@@ -92,14 +86,17 @@ class _Bank:
 
     def _losses(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """Training losses (G, H) of outputs (G, H, B, C); targets and masks are (G, B)."""
-
-        def heads(task):
-            return torch.vmap(task.training_loss, in_dims=(0, None, None))
-
+        groups, places = output.shape[:2]
         if self.one_task:
-            return torch.vmap(heads(self.groups[0][0].task))(output, target, mask)
+            target, mask = (
+                one.unsqueeze(1).expand(groups, places, *one.shape[1:]).flatten(0, 1) for one in (target, mask)
+            )
+            return torch.vmap(self.groups[0][0].task.training_loss)(output.flatten(0, 1), target, mask).view(
+                groups, places
+            )
         each = zip(self.groups, output, target, mask, strict=True)
-        return torch.stack([heads(group[0].task)(*tensors) for group, *tensors in each])
+        heads = [torch.vmap(group[0].task.training_loss, in_dims=(0, None, None)) for group in self.groups]
+        return torch.stack([loss(*tensors) for loss, (_, *tensors) in zip(heads, each, strict=True)])
 
     def _fail(self, losses: Tensor, failed: Tensor) -> None:
         for g, h in failed.nonzero().tolist():
@@ -110,12 +107,19 @@ class _Bank:
 
     def look(self) -> None:
         """Validate the members whose turn it is, and let those rest that are at their end."""
+        if self.step < self.next_look:
+            return
         due = []
         for g, group in enumerate(self.groups):
             for h, member in enumerate(group):
                 setup = member.setup
                 if self.alive[g, h] and (self.step % setup.evaluate_every == 0 or self.step == setup.total):
                     due.append((g, h, member))
+        ends = [
+            min((self.step // one.setup.evaluate_every + 1) * one.setup.evaluate_every, one.setup.total)
+            for g, group in enumerate(self.groups) for h, one in enumerate(group) if self.alive[g, h]
+        ]  # fmt: skip
+        self.next_look = min((end for end in ends if end > self.step), default=0)
         if not due:
             return
         began = time.perf_counter()

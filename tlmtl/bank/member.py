@@ -1,16 +1,18 @@
 """One run of a bank: what it draws, and how fast it learns."""
 
+import dataclasses
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tlmtl.bank.stack import LINEAR
 from tlmtl.data.streams import generator_for
 from tlmtl.errors import TrainingError
+from tlmtl.models.by_task import ByTask
 from tlmtl.models.heads import LinearHead
+from tlmtl.sharing.base import Sharing
 from tlmtl.tasks.base import Task
 from tlmtl.training import Setup, State, Watch
 
@@ -20,7 +22,7 @@ class Member:
     """One run of a bank.
 
     Arguments:
-        setup: as `loop.fit` would take it, on activations that are held in memory; see `why_alone`.
+        setup: as `loop.fit` would take it, of one task, on activations; its model has a `LinearHead`, which alone trains.
         draws: the same for members that draw the same examples in the same order (labelled subset, seed, batch size).
         random: the seed of the random numbers that it would draw alone, for dropout.
     """
@@ -49,21 +51,20 @@ class Member:
         return {key: value for key, value in self.setup.optimizer.defaults.items() if key not in own}
 
 
-def why_alone(setup: Setup) -> str:
-    """Why a run cannot be a member, or "" when it can."""
-    if len(setup.tasks) != 1 or len(setup.streams) != 1:
-        return "it has several tasks or data sets"
-    if not isinstance(setup.model.heads[next(iter(setup.tasks))], LinearHead):
-        return "its head has hidden layers"
-    if setup.terms or setup.ema is not None or setup.accumulate != 1:
-        return "it has terms, an average of its parameters, or batches in pieces"
-    if type(setup.optimizer) not in LINEAR:
-        return f"the optimizer {type(setup.optimizer).__name__} is none of {', '.join(one.__name__ for one in LINEAR)}"
-    if any(group["start"] for group in setup.groups.groups):
-        return "something of it trains later"
-    if any(stream.known is None for stream in setup.streams.values()):
-        return "its features are not kept"
-    return ""
+class Alone(Sharing):
+    """A head without a backbone."""
+
+    def __init__(self, task: str, head: nn.Module) -> None:
+        super().__init__()
+        self.heads = ByTask({task: head})
+
+
+def head_alone(setup: Setup) -> Setup:
+    """`setup`, of a run with one task whose features are known, with the head for its model: of the backbone nothing is looked
+    at any more."""
+    (task,) = setup.tasks
+    model = Alone(task, setup.model.heads[task])
+    return dataclasses.replace(setup, model=model, groups=setup.groups.of(model), forward=None)
 
 
 class Draws:
@@ -98,27 +99,35 @@ class Draws:
         return values, stream.targets[task][indices], stream.mask[task][indices]
 
 
-@dataclass
-class Table:
-    """A head's learning rates at each of its steps, (total,), and its decays."""
+class Flows:
+    """The factors of different schedules, by step: most members have one in common."""
 
-    weight: Tensor
-    bias: Tensor
-    weight_decay: float
-    bias_decay: float
+    def __init__(self) -> None:
+        self.known: dict[Hashable, int] = {}
+        self.factors: list[Tensor] = []  # (total,) each
+
+    def number(self, setup: Setup) -> int:
+        groups = setup.groups
+        key = (repr(groups.schedule), groups.units, setup.total)
+        if key not in self.known:
+            self.known[key] = len(self.factors)
+            steps = range(setup.total)
+            found = [groups.schedule(step, setup.total, groups.units) for step in steps]
+            self.factors.append(torch.tensor(found, dtype=torch.float64))
+        return self.known[key]
+
+    def at(self, step: int) -> Tensor:
+        """The factors (number,) of a step; 0 where there is none any more."""
+        return torch.tensor([float(one[step]) if step < len(one) else 0.0 for one in self.factors], dtype=torch.float64)
 
 
-def rates_of(member: Member) -> Table:
-    """From the optimizer's groups of the run alone."""
+def rates_of(member: Member) -> tuple[Tensor, Tensor]:
+    """A head's learning rates before its schedule's factor, and its decays, both (2,): of weights and of biases. From the
+    optimizer's groups of the run alone."""
     groups, linear = member.setup.groups, member.head.linear
-    factors = torch.tensor(
-        [groups.schedule(step, member.setup.total, groups.units) for step in range(member.setup.total)],
-        dtype=torch.float64,
-    )
-    found = []
-    for parameter in (linear.weight, linear.bias):
+    rates, decays = torch.zeros(2, dtype=torch.float64), torch.zeros(2)
+    for number, parameter in enumerate((linear.weight, linear.bias)):
         for group, made in zip(groups.groups, groups.made.param_groups, strict=True):
             if any(one is parameter for one in group["params"]):
-                found.append((groups.lr * group["scale"] * factors, made.get("weight_decay", 0.0)))
-    (weight, weight_decay), (bias, bias_decay) = found
-    return Table(weight.float(), bias.float(), weight_decay, bias_decay)
+                rates[number], decays[number] = groups.lr * group["scale"], made.get("weight_decay", 0.0)
+    return rates, decays

@@ -13,6 +13,18 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 LINEAR: dict[type[Optimizer], bool] = {SGD: False, Adam: False, AdamW: True}
 
 
+def why_not(optimizer: Optimizer) -> str:
+    """Why an optimizer cannot drive a stack, or "" when it can."""
+    if type(optimizer) not in LINEAR:
+        return f"{type(optimizer).__name__}, which is none of {', '.join(one.__name__ for one in LINEAR)}"
+    for key in ("maximize", "differentiable", "capturable"):
+        if optimizer.defaults.get(key):
+            return f"{type(optimizer).__name__} with {key}"
+    if type(optimizer) is Adam and optimizer.defaults.get("decoupled_weight_decay"):
+        return "Adam with decoupled_weight_decay, for which AdamW stands"
+    return ""
+
+
 class Stack:
     """K linear heads in G groups of H places: weights (G, H, C, D) and biases (G, H, C). Heads of a group take the same input.
 
@@ -76,7 +88,8 @@ class Steps:
         self.directions = [torch.zeros_like(stack.weight), torch.zeros_like(stack.bias)]
         for direction in self.directions:
             direction.requires_grad_(False)
-        self.optimizer = make(self.directions, lr=1.0, weight_decay=0.0, **settings)  # type: ignore[call-arg]
+        quick = {"fused": True} if settings.get("fused") is None and settings.get("foreach") is None else {}
+        self.optimizer = make(self.directions, lr=1.0, weight_decay=0.0, **{**settings, **quick})  # type: ignore[call-arg]
 
     @torch.no_grad()
     def clip(self, norms: Tensor) -> None:
@@ -84,7 +97,7 @@ class Steps:
         weight, bias = self.stack.weight.grad, self.stack.bias.grad
         assert weight is not None and bias is not None
         found = torch.linalg.vector_norm(torch.stack([weight.flatten(2).norm(dim=2), bias.norm(dim=2)]), dim=0)
-        scale = (norms / (found + 1e-6)).clamp(max=1.0)
+        scale = torch.where(norms.isfinite(), (norms / (found + 1e-6)).clamp(max=1.0), 1.0)
         weight *= scale[..., None, None]
         bias *= scale[..., None]
 
@@ -99,17 +112,19 @@ class Steps:
             (self.stack.weight, self.directions[0], rates.weight, rates.weight_decay),
             (self.stack.bias, self.directions[1], rates.bias, rates.bias_decay),
         )
+        whole = bool(alive.all())
         for parameter, direction, _, decay in parts:
             gradient = parameter.grad
             assert gradient is not None
             places = (..., *[None] * (gradient.ndim - 2))
-            gradient = torch.where(alive[places], gradient, 0.0)
-            direction.grad = gradient if self.apart else gradient + decay[places] * parameter
+            if not whole:
+                gradient = torch.where(alive[places], gradient, 0.0)
+            direction.grad = gradient if self.apart or not decay.any() else gradient + decay[places] * parameter
             parameter.grad = None
         self.optimizer.step()
         for parameter, direction, rate, decay in parts:
             places = (..., *[None] * (parameter.ndim - 2))
-            if self.apart:
+            if self.apart and decay.any():
                 parameter *= 1 - (rate * decay)[places]
-            parameter += rate[places] * direction
+            parameter.addcmul_(direction, rate[places])
             direction.zero_()

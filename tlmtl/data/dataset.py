@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from tlmtl.config import build, check_dataset, keywords
+from tlmtl.config import build, check_dataset, find_target, keywords
 from tlmtl.data import duplicates, known
 from tlmtl.data.augment import augmentation
 from tlmtl.data.decoded import Decoded
@@ -56,6 +56,7 @@ class Data:
     on_duplicate: str = "error"
     part: str = ""  # what it is called among the parts of a joint data set
     decoded: Decoded | None = None  # where resized images are kept for further runs
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # (C, H, W) of an image, by how it is resized
 
     @property
     def ids(self) -> list[str]:
@@ -70,7 +71,9 @@ class Data:
         """A split as a model takes it. All splits together are kept in memory, resized, or none of them is."""
         where, images = torch.from_numpy(self.splits[split]), self.examples.images
         used = np.concatenate(list(self.splits.values()))
-        shape = tuple(images.read(torch.from_numpy(used[:1]), preprocess).shape[1:])
+        if (sized := repr(preprocess)) not in self.shapes:
+            self.shapes[sized] = tuple(images.read(torch.from_numpy(used[:1]), preprocess).shape[1:])
+        shape = self.shapes[sized]
         return Stream(
             split,
             images,
@@ -161,6 +164,11 @@ def with_tasks(node: DictConfig, where: str, allow: list[str]) -> DictConfig:
     OmegaConf.set_struct(filled, False)
     filled.tasks, filled.default_tasks = found, list(common.default_tasks) or with_labels(found)
     return with_reconstruction(filled)
+
+
+def finds_tasks(node: DictConfig, where: str, allow: list[str]) -> bool:
+    """Whether the family of a data set finds tasks in the data."""
+    return hasattr(sys.modules[find_target(node, "dataset", where, allow).__module__], "tasks_of")
 
 
 def shared_settings(common: DictConfig) -> dict[str, Any]:

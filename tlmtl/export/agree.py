@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tlmtl.export.formats import ExportError
 from tlmtl.export.served import said
-from tlmtl.models.source import read_model
+from tlmtl.models.saved import read_model
 from tlmtl.predict.model import Trained, rebuilt
 from tlmtl.tasks.base import Task
 from tlmtl.tasks.classification import Classification

@@ -18,7 +18,7 @@ from tlmtl.export.agree import TOLERANCE, Agreement, agreement
 from tlmtl.export.images import look
 from tlmtl.export.place import SUFFIXES, Place
 from tlmtl.export.served import Served, asked_by_part, pruned
-from tlmtl.models.source import read_model, read_record
+from tlmtl.models.saved import read_model, read_record
 from tlmtl.predict.model import Trained, rebuilt
 
 

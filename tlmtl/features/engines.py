@@ -26,10 +26,10 @@ PACKAGES = {
     "openvino": ("openvino", "onnx", "onnxscript"),
 }
 ENGINES = ("auto", *PACKAGES)
-# Floating-point operations from which on `auto` converts a network. Converting takes some 3 to 5 s. What it saves pays for that
-# from about 2e11 operations on with depthwise convolutions (EfficientNet), from 2e12 on without (ResNet, ViT); with this, the
-# middle, what is lost in the worst case is as long for both, some 5 s (docs/decisions.md).
-LEAST = 5e11
+# Floating-point operations from which on `auto` converts a network. Converting takes about a second. What it saves pays for
+# that from about 1e11 operations on with depthwise convolutions (EfficientNet), from 1e12 on without (ResNet); with this, the
+# middle, less than a second is lost in the worst case (docs/decisions.md; `benchmarks/bench_features.py --only engines`).
+LEAST = 3e11
 KEPT = 2**28  # bytes of a graph that stays in memory
 CLOSE = {False: 1e-5, True: 3e-2}  # the largest relative error of features: in 32 bits, in bfloat16
 

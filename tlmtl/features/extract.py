@@ -19,8 +19,8 @@ from tlmtl.data.streams import Stream, generator_for
 from tlmtl.features.cuts import Cut
 from tlmtl.features.engines import Engines, Unusable, version
 from tlmtl.hardware import Machine
+from tlmtl.models.digest import hash_state
 from tlmtl.models.encoder import Encoder, evaluating
-from tlmtl.models.source import hash_state
 from tlmtl.sharing.base import Sharing
 from tlmtl.store.rows import Found, Store
 

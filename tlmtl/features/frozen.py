@@ -5,7 +5,8 @@ part made of the images, and the rest of the model goes on from there.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from tlmtl.features import engines
 from tlmtl.features.cuts import Cut
 from tlmtl.features.extract import Extractor, Run
 from tlmtl.hardware import Machine
-from tlmtl.store.rows import Rows
+from tlmtl.store.rows import Found, Rows
 from tlmtl.training import Setup
 
 CACHE = ("auto", "always", "never")
@@ -77,13 +78,21 @@ class Frozen:
     Arguments:
         made: the run's set-up, on images.
         cache: the folder of everything that is kept.
+        beside: that of a run which differs from this one in its head alone: the two have theirs in common.
     """
 
-    def __init__(self, run: Run, made: Setup, machine: Machine, cache: Path) -> None:
+    def __init__(self, run: Run, made: Setup, machine: Machine, cache: Path, beside: "Frozen | None" = None) -> None:
         self.run, self.made, self.machine, self.cache = run, made, machine, cache
         self.cuts = [] if why_not(run, made.total * run.cfg.train.batch_size) else run.cuts
-        self.extractors: dict[int, Extractor] = {}  # by the step at which a cut begins
-        self.seconds = 0.0  # what computing all this took, whenever that was
+        # by the step at which a cut begins
+        self.extractors: dict[int, Extractor] = {} if beside is None else beside.extractors
+        self.found: dict[Hashable, Found] = {} if beside is None else beside.found  # by all that tells rows apart
+        self.asked: set[Hashable] = set()  # those that this run has asked for
+
+    @property
+    def seconds(self) -> float:
+        """What computing all this took, whenever that was."""
+        return sum(self.found[key].seconds for key in self.asked)
 
     @property
     def engine(self) -> str | None:
@@ -132,9 +141,13 @@ class Frozen:
         views = (self.run.cfg.features.views or 0) if data.augment != "none" and split == "train" else 0
         # Images that nothing else will ask for are not held in memory.
         images = stream.passing() if cut.whole and cut.until == self.made.total else stream
-        found = [extractor.rows(images, hashes, data, view) for view in (range(views) if views else (None,))]
-        self.seconds += sum(one.seconds for one in found)
-        rows = [one.rows for one in found]
+        rows = []
+        for view in range(views) if views else (None,):
+            key = (cut.start, view, repr(stream.preprocess), hashlib.blake2b(hashes.tobytes()).digest())
+            if key not in self.found:
+                self.found[key] = extractor.rows(images, hashes, data, view)
+            self.asked.add(key)
+            rows.append(self.found[key].rows)
         return stream.as_activations(
             lambda at, random: Activations(_pick(rows, at, random), cut.rest), extractor.in_memory
         )

@@ -56,8 +56,8 @@ def graph_of(module: nn.Module, example: Tensor) -> bytes:
     Arguments:
         example: a batch (n, C, H, W) of that size; its values do not matter.
 
-    PyTorch's older exporter, which runs the module once and writes down what it sees, takes a fifth of the newer one's time. That
-    one is asked where the older one fails, is gone, or says that what it saw may depend on the image.
+    PyTorch's older exporter, which runs the module once and writes down what it sees, takes a fifth of the newer one's time.
+    That one is asked where the older one fails, is gone, or says that what it saw may depend on the image.
 
     Raises ValueError for a module that one file cannot hold, and whatever PyTorch's exporters raise for one that is no graph.
     """
@@ -75,8 +75,16 @@ def graph_of(module: nn.Module, example: Tensor) -> bytes:
 
 
 def _traced(module: nn.Module, pixels: Tensor) -> bytes:
-    written, names = io.BytesIO(), {"input_names": ["pixels"], "output_names": ["features"]}
+    written: Any = io.BytesIO()  # which the older one takes, and the newer one's signature does not
     with warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)
-        torch.onnx.export(module, (pixels,), written, opset_version=OPSET, dynamo=False, **names)
+        torch.onnx.export(
+            module,
+            (pixels,),
+            written,
+            input_names=["pixels"],
+            output_names=["features"],
+            opset_version=OPSET,
+            dynamo=False,
+        )
     return written.getvalue()

@@ -1,18 +1,18 @@
 """Source parameters: where they come from, how they get into the target's backbone, and a report of what did."""
 
-import hashlib
-import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from tlmtl.errors import ConfigError
 from tlmtl.models.by_task import part_of
+from tlmtl.models.digest import hash_state
 from tlmtl.models.encoder import Encoder
+from tlmtl.models.saved import read_model, read_record
 from tlmtl.preprocess import Preprocess
 
 # The tensors of a saved model that hold the hashes of the images it was trained on, and of those it was chosen by.
@@ -41,7 +41,7 @@ class Source:
     about: str = ""
     chosen: np.ndarray | None = None
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return hash_state(self.state)
 
@@ -167,43 +167,6 @@ def check_share(min_loaded: float) -> None:
         raise ConfigError(f"'source.min_loaded' should be a share from 0 to 1. Found {min_loaded}.")
 
 
-def read_record(folder: Path, where: str = "source.path", use: str = "a source") -> dict[str, Any]:
-    """A finished run's `run.json`. Raises ConfigError for anything else, naming the key `where` and the `use` made of it."""
-    path = folder / "run.json"
-    if not path.is_file():
-        found = sorted(one.parent.name for one in folder.glob("*/run.json"))
-        if found:
-            raise ConfigError(
-                f"{folder} holds {len(found)} runs, and one is wanted ({where}): choose one of them, such as "
-                f"{folder / found[0]}."
-            )
-        raise ConfigError(f"Expected the folder of a run, found no run.json in {folder} ({where}).")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        status = record["status"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is broken: {error}. Choose another run ({where}).") from error
-    if status != "done":
-        raise ConfigError(f"The run in {folder} is not finished (status {status}): {use} should be ({where}).")
-    return record
-
-
-def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description of a run's `model.safetensors`. Raises ConfigError when it is missing or broken."""
-    from safetensors import SafetensorError, safe_open
-
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads(file.metadata()["tlmtl"])
-            meta["preprocess"] = Preprocess.from_dict(meta["preprocess"])
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 - no mapping
-    except FileNotFoundError as error:
-        raise ConfigError(f"Expected a model in {folder}, found no model.safetensors.") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"{path} is broken: {error}. Choose another run, or train that one again.") from error
-
-
 def load_into(backbone: nn.Module, source: Source) -> Report:
     """Copy the source's parameters into `backbone`, by name.
 
@@ -276,14 +239,3 @@ def check_leak(source: Source, val: np.ndarray, test: np.ndarray) -> None:
                 f"{common} of the {len(ours)} {what} images were {how}, so the figures would flatter it. Use another "
                 "source, or the same dataset.split_seed as the source had."
             )
-
-
-def hash_state(state: dict[str, Tensor]) -> str:
-    """A hash of names, shapes, types and values."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if tensor.numel():
-            digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:12]

@@ -152,8 +152,14 @@ def _safetensors(path: Path) -> WeightFile:
         own = (file.metadata() or {}).get("tlmtl")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     tensors.pop(CHOSEN, None)
+    told = json.loads(own) if own else {}
+    if "backbone" in told:
+        raise ConfigError(
+            f"{path} holds a head alone: its run has a backbone in common with others of its sweep. Use source=run "
+            f"source.path={path.parent}, or a whole model by `tlmtl export {path.parent}`."
+        )
     seen = tensors.pop(SEEN).numpy() if own and SEEN in tensors else None
-    preprocess = Preprocess.from_dict(json.loads(own)["preprocess"]) if own else None
+    preprocess = Preprocess.from_dict(told["preprocess"]) if own else None
     return WeightFile(_groups(tensors), False, preprocess, seen)
 
 

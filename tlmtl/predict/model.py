@@ -16,7 +16,8 @@ from tlmtl.errors import ConfigError
 from tlmtl.models.by_task import part_of
 from tlmtl.models.encoder import Encoder
 from tlmtl.models.heads import head_as, make_head
-from tlmtl.models.source import CHOSEN, SEEN, read_model, read_record
+from tlmtl.models.saved import read_model, read_record
+from tlmtl.models.source import CHOSEN, SEEN
 from tlmtl.models.statistics import Statistics
 from tlmtl.preprocess import SIDE, Preprocess, cover, is_side
 from tlmtl.schema import Head

@@ -11,13 +11,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from tlmtl.bank.fit import fit_together
-from tlmtl.bank.member import Member
-from tlmtl.bank.stack import LINEAR
+from tlmtl.bank.member import Alone, Member
+from tlmtl.bank.stack import why_not
 from tlmtl.errors import ConfigError, TrainingError
-from tlmtl.models.by_task import ByTask
 from tlmtl.models.heads import LinearHead
 from tlmtl.optim import Groups
-from tlmtl.sharing.base import Sharing
 from tlmtl.solvers.base import Problem, Solved, Tried, best_of
 from tlmtl.strategies.rules import match, parse_rules
 from tlmtl.tasks.base import Task
@@ -65,11 +63,8 @@ class LinearProbeGrid:
         for key, usual in (("ema", None), ("accumulate", 1)):
             if cfg.train[key] != usual:
                 raise ConfigError(f"{called} has no use for 'train.{key}'. Found {cfg.train[key]}: leave it out.")
-        if (kind := type(run.groups.made)) not in LINEAR:
-            known = ", ".join(f"torch.optim.{one.__name__}" for one in LINEAR)
-            raise ConfigError(
-                f"{called} can train with {known}. Found 'optimizer._target_=torch.optim.{kind.__name__}'."
-            )
+        if why := why_not(run.groups.made):
+            raise ConfigError(f"{called} can train with torch.optim.SGD, Adam or AdamW. Found {why} ('optimizer').")
 
     def count(self, total: int) -> int:
         return total
@@ -102,7 +97,7 @@ class LinearProbeGrid:
 
     def _member(self, problem: Problem, lr: float, decay: float) -> Member:
         setup, name = problem.setup, problem.stream
-        model = _Alone(problem.task.name, copy.deepcopy(problem.head).cpu().float())
+        model = Alone(problem.task.name, copy.deepcopy(problem.head).cpu().float())
         rules = match(parse_rules([{"params": "*"}]), [name for name, _ in model.named_parameters()])
         groups = Groups(model, rules, setup.groups.schedule, setup.groups.units, [])
         own = {key: value for key, value in setup.optimizer.defaults.items() if key not in OF_OTHERS}
@@ -112,14 +107,6 @@ class LinearProbeGrid:
             validation={name: setup.validation[name]}, groups=groups, optimizer=made, forward=None,
         )  # fmt: skip
         return Member(alone, State(), Watch(), draws="all", random=setup.seed)
-
-
-class _Alone(Sharing):
-    """A head without a backbone."""
-
-    def __init__(self, task: str, head: nn.Module) -> None:
-        super().__init__()
-        self.heads = ByTask({task: head})
 
 
 class _Teller(Watch):

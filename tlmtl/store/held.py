@@ -34,7 +34,7 @@ class Held:
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
-            _more_files()  # each map holds one
+            more_files()  # each map holds one
             map = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
         return cls(np.frombuffer(map, dtype, rows * math.prod(shape), offset).reshape(rows, *shape), map)
 
@@ -48,7 +48,7 @@ class Held:
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def _more_files() -> None:
+def more_files() -> None:
     """As many open files as this process may have."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource

@@ -10,6 +10,8 @@ from tlmtl.assemble import assemble, setup
 from tlmtl.errors import TlmtlError
 from tlmtl.loop import fit
 from tlmtl.results import RunFolder
+from tlmtl.sweep import fuse
+from tlmtl.sweep.limits import limits_of
 from tlmtl.sweep.plan import Job, Sweep
 from tlmtl.sweep.pool import workers_for
 from tlmtl.sweep.show import short
@@ -49,10 +51,12 @@ def _why(item: Job) -> str:
 def _estimate(sweep: Sweep, missing: list[Job], workers: int) -> str:
     """From finished runs of the sweep, by group where there are any of it; else from a few steps of the first job."""
     took: dict[str, list[float]] = {}
+    shares = False  # whether what they took is their share of a unit's
     for path in sweep.folder.glob("*/run.json"):
         record = RunFolder(path.parent).record
         costs = record.get("costs") or {}
         if record.get("status") == "done" and costs:
+            shares = shares or bool((record.get("plan") or {}).get("fused_with"))
             took.setdefault(record.get("group_id", ""), []).append(costs["train_seconds"] + costs["eval_seconds"])
     if took:
         count = sum(map(len, took.values()))
@@ -68,7 +72,12 @@ def _estimate(sweep: Sweep, missing: list[Job], workers: int) -> str:
             return f"No estimate of the time: the first steps of {first.label} ended with: {short(text, 300)}"
         seconds = [step * item.steps + evaluations for item in missing]
         how = f"going by a few training steps of the first job, {first.label}; others are taken to be as fast"
-    left = max(sum(seconds) / workers, *seconds)
+    of = {item.key: took for item, took in zip(missing, seconds, strict=True)}
+    whole = sum if shares else max
+    together = [
+        whole(of[item.key] for item in unit) for unit in fuse.units(missing, workers, limits_of(missing[0].cfg))
+    ]
+    left = max(sum(together) / workers, *together)
     source = (
         ""
         if all("path" in item.cfg.source or "dataset" not in item.cfg.source for item in missing)

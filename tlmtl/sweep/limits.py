@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from tlmtl.errors import ConfigError, nearest
 
+FUSE = ("auto", "never")
 RERUN = ("failed", "all", "none")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -21,6 +22,7 @@ class Limits:
     seconds: float | None = None
     megabytes: int | None = None
     dry_run: bool = False
+    fuse: str = "auto"
 
 
 def limits_of(cfg: DictConfig) -> Limits:
@@ -33,12 +35,17 @@ def limits_of(cfg: DictConfig) -> Limits:
         )
     if not isinstance(given.dry_run, bool):
         raise ConfigError(f"'sweep.dry_run' should be true or false. Found '{given.dry_run}'.")
+    if str(given.fuse) not in FUSE:
+        raise ConfigError(
+            f"'sweep.fuse' should be one of {', '.join(FUSE)}. Found '{given.fuse}'.{nearest(str(given.fuse), list(FUSE))}"
+        )
     return Limits(
         rerun,
         _whole("retries", given.retries, least=0) or 0,
         seconds_of(given.time_limit),
         _whole("memory_limit_mb", given.memory_limit_mb, least=1),
         given.dry_run,
+        str(given.fuse),
     )
 
 

@@ -12,12 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 import tlmtl
 from tlmtl import files, identity, outcome
-from tlmtl.assemble import assemble
+from tlmtl.assemble import Assembly, assemble
 from tlmtl.errors import ConfigError
 from tlmtl.execution import image_steps
 from tlmtl.pretrain import check, kept, with_source
 from tlmtl.results import RunFolder, new_run_id
 from tlmtl.sweep.collect import rows_of
+from tlmtl.sweep.fuse import Head, head_of
 from tlmtl.sweep.limits import Limits, limits_of
 
 log = logging.getLogger("tlmtl")
@@ -40,6 +41,14 @@ class Job:
     image_steps: int = 0  # those of them that take images through the backbone
     group: str = ""  # the same for its repeats
     to_come: int = 0  # jobs that a search will make after this one
+    head: Head = field(default_factory=lambda: Head("it was not looked at"))
+    ids: dict[str, str] = field(default_factory=dict)  # hashes of its config
+    unit: str = ""  # the same for jobs that one process runs together
+    together: int = 1  # how many those are
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return bool(RunFolder(self.folder).checkpoints())
 
     @property
     def run_id(self) -> str:
@@ -67,15 +76,26 @@ class Checked:
     further: dict[str, str]  # hashes of further test sets
     steps: int
     image_steps: int
+    head: Head
 
 
 @dataclass
 class Known:
     """What was found out about earlier configs of a sweep, so that it is not looked for again."""
 
-    checked: dict[str, Checked] = field(default_factory=dict)  # by group: repeats differ in nothing that could be wrong
+    # By group, and what backbone and data stand on: repeats that agree in those differ in nothing that could be wrong.
+    checked: dict[str, Checked] = field(default_factory=dict)
     ready: dict[str, Checked] = field(default_factory=dict)  # the same, with sources in place
     sources: dict[str, str | None] = field(default_factory=dict)  # folders of pre-trained sources
+    # By the config's identity as an object: the config, its hashes, and that of what its backbone and data stand on.
+    ids: dict[int, tuple[DictConfig, dict[str, str], str]] = field(default_factory=dict)
+    # The last objects that were built, by what others like them have in common.
+    alike: dict[str, Assembly] = field(default_factory=dict)
+
+    def ids_of(self, cfg: DictConfig) -> tuple[dict[str, str], str]:
+        if id(cfg) not in self.ids:
+            self.ids[id(cfg)] = (cfg, identity.ids(cfg), identity.backbone_id(cfg))
+        return self.ids[id(cfg)][1:]
 
 
 @dataclass
@@ -103,11 +123,12 @@ def plan_sweep(configs: Sequence[DictConfig], labels: Sequence[str], swept: list
     """
     for cfg in configs:
         limits_of(cfg)
+    known = Known()
     unique: dict[str, tuple[DictConfig, str]] = {}
     equal: list[tuple[str, str]] = []
     for cfg, label in zip(configs, labels, strict=True):
         try:
-            key = identity.config_hash(cfg)
+            key = known.ids_of(cfg)[0]["config_hash"]
         except ConfigError as error:
             raise _named(error, label) from error
         if key in unique:
@@ -117,13 +138,13 @@ def plan_sweep(configs: Sequence[DictConfig], labels: Sequence[str], swept: list
     if equal:
         few = "; ".join(f"{label} (as {other})" for label, other in equal[:3]) + (" ..." if equal[3:] else "")
         log.info("%d job(s) equal another one and are run once: %s", len(equal), few)
-    known = Known()
     for cfg, label in unique.values():
         check_job(cfg, label, known)
     first = configs[0]
     sweep = open_sweep(first, first.sweep.name or identity.sweep_name(first, swept))
     sweep.equal = equal
     sweep.jobs = [plan_job(cfg, label, key, sweep.folder, known) for key, (cfg, label) in unique.items()]
+    known.alike.clear()
     return sweep
 
 
@@ -147,7 +168,8 @@ def open_sweep(cfg: DictConfig, name: str) -> Sweep:
 
 def check_job(cfg: DictConfig, label: str, known: Known) -> Checked:
     """What can be known of a job before its source is trained. Raises ConfigError, naming the job, for what is wrong."""
-    return _check(cfg, label, known.checked, with_sources=False)
+    ids, backbone = known.ids_of(cfg)
+    return _check(cfg, label, (ids["group_id"], backbone), known, with_sources=not _pretrains(cfg))
 
 
 def plan_job(cfg: DictConfig, label: str, key: str, sweep: Path, known: Known) -> Job:
@@ -157,12 +179,14 @@ def plan_job(cfg: DictConfig, label: str, key: str, sweep: Path, known: Known) -
         key: the config's hash, by which the job's folder is called.
     """
     limits = limits_of(cfg)
+    ids, backbone = known.ids_of(cfg)
     cfg, sourced = _sourced(cfg, known.sources, limits.dry_run)
-    found = _check(cfg, label, known.ready if sourced else known.checked, with_sources=sourced)
+    found = _check(cfg, label, (ids["group_id"], backbone), known, with_sources=sourced)
     record = RunFolder(sweep / key).record
     reason = _reason(sweep / key, record, found, limits)
     item = Job(cfg, label or "run", key, sweep / key, found.threads, reason, steps=found.steps)
-    item.image_steps, item.group = found.image_steps, identity.group_id(cfg)
+    item.image_steps, item.group, item.head = found.image_steps, ids["group_id"], found.head.of(backbone, cfg.seed)
+    item.ids = ids
     if limits.rerun == "none" and record.get("status") == "failed":
         item.state, item.note = "failed", f"{record.get('error')} (left so: sweep.rerun=none)"
     if limits.rerun == "all" and not limits.dry_run:
@@ -170,17 +194,23 @@ def plan_job(cfg: DictConfig, label: str, key: str, sweep: Path, known: Known) -
     return item
 
 
-def _check(cfg: DictConfig, label: str, seen: dict[str, Checked], with_sources: bool) -> Checked:
-    group = identity.group_id(cfg)
+def _check(cfg: DictConfig, label: str, ids: tuple[str, str], known: Known, with_sources: bool) -> Checked:
+    """`ids`: the config's group, and what its backbone and data stand on."""
+    seen, group = known.ready if with_sources else known.checked, " ".join(ids)
     if group not in seen:
+        alike = f"{ids[1]} {with_sources}"
+        like = known.alike.get(alike)
         try:
-            parts = assemble(cfg) if with_sources else check(cfg)
+            parts = assemble(cfg, like=like) if like is not None or with_sources else check(cfg)
         except ConfigError as error:
             raise _named(error, label) from error
+        known.alike = {alike: parts}
         further = {name: data.hash for name, data in parts.further.items()}
         own = outcome.hashes(parts)
         source = own["source_hash"] if with_sources or not identity.needs_source(cfg) else UNKNOWN
-        seen[group] = Checked(parts.threads, own["data_hash"], source, further, parts.units.total, image_steps(parts))
+        seen[group] = Checked(
+            parts.threads, own["data_hash"], source, further, parts.units.total, image_steps(parts), head_of(parts)
+        )
     return seen[group]
 
 
@@ -190,7 +220,7 @@ def _sourced(cfg: DictConfig, known: dict[str, str | None], dry: bool) -> tuple[
     Arguments:
         dry: whether a source that is not there stays so.
     """
-    if "dataset" not in cfg.source or not identity.needs_source(cfg):
+    if not _pretrains(cfg):
         return cfg, True
     parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "source", "hardware")}
     key = json.dumps(parts, sort_keys=True, default=str)
@@ -201,6 +231,10 @@ def _sourced(cfg: DictConfig, known: dict[str, str | None], dry: bool) -> tuple[
     ready = cfg.copy()
     OmegaConf.update(ready, "source.path", known[key], force_add=True)
     return ready, True
+
+
+def _pretrains(cfg: DictConfig) -> bool:
+    return "dataset" in cfg.source and identity.needs_source(cfg)
 
 
 def _reason(folder: Path, record: dict[str, Any], now: Checked, limits: Limits) -> str:

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from tlmtl import hardware, job, stopping
 from tlmtl.errors import TlmtlError
 from tlmtl.results import RunFolder
-from tlmtl.sweep import child, preload
+from tlmtl.sweep import child, fuse, preload
 from tlmtl.sweep.agree import agree
 from tlmtl.sweep.limits import Limits, limits_of
 from tlmtl.sweep.plan import Job, Judge, More
@@ -41,8 +41,10 @@ def run_jobs(jobs: Sequence[Job], judge: Judge | None = None, more: More | None 
     shown = list(jobs)  # the table's own list, which grows with `more`
     workers = workers_for(shown)
     agree(shown)
+    alone = judge is not None or more is not None  # what a search draws next depends on each run
+    units = [[item] for item in shown] if alone else fuse.units(shown, workers, limits_of(shown[0].cfg))
     with stopping.watching() as stop, stop.patiently(quiet=True), board(shown, shown[0].cfg.progress, workers) as live:
-        _Pool(shown, workers, live, judge, more, stop).run()
+        _Pool(shown, units, workers, live, judge, more, stop).run()
 
 
 def workers_for(jobs: list[Job]) -> int:
@@ -57,6 +59,7 @@ class _Pool:
     def __init__(
         self,
         jobs: list[Job],
+        units: list[list[Job]],
         workers: int,
         shown: Board,
         judge: Judge | None,
@@ -67,8 +70,9 @@ class _Pool:
         self.limits: Limits = limits_of(jobs[0].cfg)
         self.context: ForkServerContext = mp.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
-        preload.announce([item.cfg for item in jobs])
-        self.waiting, self.running = list(jobs), list[Running]()
+        if len(units) > 1 or more is not None:
+            preload.announce([item.cfg for item in jobs])
+        self.waiting, self.running = units, list[Running]()
         self.tries: dict[str, int] = {}
         self.stopping = False
 
@@ -92,7 +96,8 @@ class _Pool:
                 one.kill()
             for one in self.running:
                 one.process.join(5)
-                one.item.state = "interrupted"
+                for item in one.items:
+                    item.state = "interrupted"
         if error := self.stop.error(self._rest()):
             raise error
 
@@ -100,11 +105,13 @@ class _Pool:
         count = {state: sum(item.state == state for item in self.jobs) for state in ("done", "interrupted", "waiting")}
         return f"with {count['done']} of {len(self.jobs)} runs done, {count['interrupted']} to be gone on with"
 
-    def _start(self, item: Job) -> None:
-        item.state, item.note = "running", ""
-        self.shown.started(item)
+    def _start(self, unit: list[Job]) -> None:
+        for item in unit:
+            item.state, item.note, item.unit, item.together = "running", "", unit[0].key, len(unit)
+            self.shown.started(item)
         ours, theirs = self.context.Pipe()
-        arguments = (OmegaConf.to_yaml(item.cfg), str(item.folder), item.run_id, theirs, self.judge is not None)
+        work = [(OmegaConf.to_container(item.cfg), str(item.folder), item.run_id, item.ids) for item in unit]
+        arguments = (work, theirs, self.judge is not None)
         for left in reversed(range(STARTS)):
             process = self.context.Process(target=child.main, args=arguments, daemon=False)
             try:
@@ -113,13 +120,14 @@ class _Pool:
             except (OSError, EOFError) as error:  # the fork server died: asked again, Python starts another
                 if not left:
                     raise TlmtlError(
-                        f"No process could be started for the run {item.label}: {type(error).__name__} {error}. Are there "
+                        f"No process could be started for the run {unit[0].label}: {type(error).__name__} {error}. Are there "
                         "enough memory, processes (ulimit -u) and open files (ulimit -n)? The same command goes on."
                     ) from error
                 time.sleep(1)
         theirs.close()
-        self.tries[item.key] = self.tries.get(item.key, 0) + 1
-        self.running.append(Running(item, process, ours, RunFolder(item.folder).record))
+        for item in unit:
+            self.tries[item.key] = self.tries.get(item.key, 0) + 1
+        self.running.append(Running(unit, process, ours, [RunFolder(item.folder).record for item in unit]))
 
     def _listen(self) -> None:
         """Wait a moment for a message or an end, and take all messages there are."""
@@ -132,13 +140,14 @@ class _Pool:
     def _hear(self, one: Running) -> None:
         try:
             while one.pipe.poll():
-                kind, *said = one.pipe.recv()
+                kind, number, *said = one.pipe.recv()
+                item = one.items[number]
                 if kind == "moved":
-                    self.shown.moved(one.item, *said)
+                    self.shown.moved(item, *said)
                 elif kind == "score":
-                    one.pipe.send(not self.stopping and self.judge is not None and bool(self.judge(one.item, *said)))
+                    one.pipe.send(not self.stopping and self.judge is not None and bool(self.judge(item, *said)))
                 else:
-                    one.hear(kind, said)
+                    one.hear(kind, number, said)
         except (EOFError, OSError):
             one.pipe.close()
 
@@ -147,21 +156,36 @@ class _Pool:
         for one in self.running:
             one.tell(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM, GRACE)
         if self.running:
-            runs = "1 run" if len(self.running) == 1 else f"{len(self.running)} runs"
-            self.shown.said(f"Stopping: writing checkpoints of {runs}; Ctrl-C again stops now.")
+            count = sum(len(one.items) for one in self.running)
+            runs = "1 run" if count == 1 else f"{count} runs"
+            how = "" if any(len(one.items) > 1 for one in self.running) else "writing checkpoints of "
+            self.shown.said(f"Stopping: {how}{runs}; Ctrl-C again stops now.")
 
     def _ended(self, one: Running) -> None:
-        """Set the job's state from what its process said, or from how it ended; try again what may be worth it."""
+        """Set the jobs' states from what their process said, or from how it ended; try again what may be worth it."""
         if not one.pipe.closed:
             self._hear(one)
         one.pipe.close()
         one.process.join()
-        item, tries = one.item, self.tries[one.item.key]
-        item.state, item.note, again = one.outcome(self.stop.asked is not None)
+        for number in range(len(one.items)):
+            self._settle(one, number)
+        apart = [item for item in one.items if item.state == "waiting" and item.together > 1]
+        if apart:
+            self.shown.said(f"{len(apart)} run(s) that were trained together are run alone: {apart[0].note}")
+            for item in apart:
+                item.note, item.unit, item.together, self.tries[item.key] = "", "", 1, 0
+            self.waiting[:0] = [[item] for item in apart]
+
+    def _settle(self, one: Running, number: int) -> None:
+        item, tries = one.items[number], self.tries[one.items[number].key]
+        item.state, item.note, again = one.outcome(number, self.stop.asked is not None)
+        if item.state == "apart":
+            item.state = "waiting"
+            return
         if item.state == "failed" and again and tries <= self.limits.retries and not self.stopping:
             self.shown.said(f"{item.label}: {item.note}; trying again ({tries + 1} of {self.limits.retries + 1})")
-            item.state = "waiting"
-            self.waiting.insert(0, item)
+            item.state, item.together = "waiting", 1
+            self.waiting.insert(0, [item])
             return
         if item.state == "failed":
             with contextlib.suppress(OSError, TlmtlError):
@@ -169,8 +193,8 @@ class _Pool:
                     job.mark_failed(item.cfg, item.folder, item.run_id, item.note)
         if tries > 1:
             item.note = f"{item.note} (after {tries} tries)".strip()
-        self.shown.ended(item, time.monotonic() - one.began)
+        self.shown.ended(item, (time.monotonic() - one.began) / len(one.items))
         if self.more is not None and not self.stopping:
             new = self.more(item)
-            self.waiting += new
+            self.waiting += [[one] for one in new]
             self.jobs += new

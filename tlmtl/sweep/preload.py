@@ -5,6 +5,7 @@ Nothing may be left here that a fork does not survive: one thread computes, and 
 """
 
 import contextlib
+import gc
 import json
 import os
 from collections.abc import Sequence
@@ -60,3 +61,5 @@ if said := os.environ.pop(NAME, None):
         contextlib.redirect_stderr(nowhere),
     ):
         _load(json.loads(said))
+
+gc.freeze()  # what is there stays: children need not look through it for garbage, and share its memory as it is

@@ -1,4 +1,5 @@
-"""A run at work in a child process, as its parent sees it: alive or not, within its limits or not, and how it ended."""
+"""A unit of work in a child process, one run or several, as its parent sees it: alive or not, within its limits or not, and
+how it ended."""
 
 import contextlib
 import math
@@ -19,29 +20,37 @@ LOST = 255  # the exit code that multiprocessing makes up when the fork server i
 
 
 class Running:
-    """One try of one job.
+    """One try of a unit of jobs.
 
     Arguments:
-        record: what the run's folder said before this try.
+        records: what the runs' folders said before this try.
     """
 
-    def __init__(self, item: Job, process: Any, pipe: Connection, record: dict[str, Any]) -> None:
-        self.item, self.process, self.pipe, self.record = item, process, pipe, record
+    def __init__(self, items: list[Job], process: Any, pipe: Connection, records: list[dict[str, Any]]) -> None:
+        self.items, self.process, self.pipe, self.records = items, process, pipe, records
         self.began = time.monotonic()
         self.heard = False  # whether the process said that it began
         self.imports = 0  # bytes of memory that it had then
-        self.end: tuple[str, str, bool] | None = None  # state, why, whether another try may help
+        self.ends: dict[int, tuple[str, str, bool]] = {}  # by number: state, why, whether another try may help
+        self.apart = ""  # why its runs could not be trained together
         self.limit = ""  # the limit that it was ended for
         self.kill_at = math.inf
         with contextlib.suppress(psutil.Error):
             self.system = psutil.Process(process.pid)
 
-    def hear(self, kind: str, said: list[Any]) -> None:
+    @property
+    def over(self) -> bool:
+        """Whether the process has told the end of all its runs."""
+        return len(self.ends) == len(self.items) or bool(self.apart)
+
+    def hear(self, kind: str, number: int, said: list[Any]) -> None:
         if kind == "began":
             self.began, self.heard, self.imports = time.monotonic(), True, said[0]
         elif kind == "ended":
             state, why, again = said
-            self.end = (state, why, again)
+            self.ends[number] = (state, why, again)
+        elif kind == "apart":
+            self.apart = said[0]
 
     @property
     def orphan(self) -> bool:
@@ -51,7 +60,7 @@ class Running:
     def alive(self) -> bool:
         if self.process.is_alive():
             return True
-        if self.process.exitcode != LOST or self.end is not None:
+        if self.process.exitcode != LOST or self.over:
             return False
         with contextlib.suppress(psutil.Error, AttributeError):
             return self.system.is_running() and self.system.status() != psutil.STATUS_ZOMBIE
@@ -73,17 +82,18 @@ class Running:
             os.killpg(self.process.pid, signal.SIGKILL)  # it made a session of its own, so its children are in it
 
     def watch(self, limits: Limits, grace: float) -> None:
-        """Hold the run to its limits. What takes too long may write a checkpoint, what takes too much memory may not."""
+        """Hold the unit to the limits of one run. What takes too long may write a checkpoint, what takes too much memory may
+        not; several runs that are trained together are run alone then."""
         now = time.monotonic()
         if now > self.kill_at:
             self.kill()
-        if self.limit or self.end is not None:
-            if self.end is not None:  # the run is over, but the process does not end
+        if self.limit or self.over:
+            if self.over:  # the run is over, but the process does not end
                 self.kill_at = min(self.kill_at, now + grace)
             return
         late = now - self.began - (0 if self.heard else START)
         if limits.seconds is not None and late > limits.seconds:
-            self.limit = f"took longer than sweep.time_limit={self.item.cfg.sweep.time_limit}"
+            self.limit = f"took longer than sweep.time_limit={self.items[0].cfg.sweep.time_limit}"
             self.tell(signal.SIGTERM, grace)
         elif limits.megabytes is not None and self.heard and (used := self.megabytes()) > limits.megabytes:
             self.limit = (
@@ -101,17 +111,25 @@ class Running:
                     found += one.memory_info().rss
         return max(0, found - self.imports) / 2**20
 
-    def outcome(self, stopping: bool) -> tuple[str, str, bool]:
-        """State, why, and whether another try may help, once the process has ended."""
-        record = RunFolder(self.item.folder).record
-        if record.get("status") == "done" and record != self.record:
+    def outcome(self, number: int, stopping: bool) -> tuple[str, str, bool]:
+        """State, why, and whether another try may help, of one of the runs once the process has ended. The state `apart` is
+        that of a run which is to be run alone."""
+        record = RunFolder(self.items[number].folder).record
+        if record.get("status") == "done" and record != self.records[number]:
             return "done", "", False
+        end = self.ends.get(number)
+        if len(self.items) > 1:
+            if end and end[0] == "failed":
+                return end
+            if stopping:
+                return "interrupted", "", False
+            return "apart", self.limit or self.apart or _how(self.process.exitcode, self.heard), False
         if self.limit:
             return "failed", self.limit, False
-        if self.end is not None and (self.end[0] != "interrupted" or stopping):
-            return self.end
-        if self.end is not None:
-            return "failed", self.end[1] or "stopped by a signal from elsewhere", True
+        if end is not None and (end[0] != "interrupted" or stopping):
+            return end
+        if end is not None:
+            return "failed", end[1] or "stopped by a signal from elsewhere", True
         if stopping:
             return "interrupted", "", False
         return "failed", _how(self.process.exitcode, self.heard), True

@@ -50,7 +50,8 @@ class Lines:
         )
 
     def said(self, text: str) -> None:
-        self._print(text)
+        self.told = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
 
     def tick(self) -> None:
         if time.monotonic() - self.told > HEARTBEAT:

@@ -38,18 +38,20 @@ class TimeLeft:
         """Seconds until the last of `jobs` has ended; None when nothing is known yet."""
         running = [item for item in jobs if item.state == "running"]
         projected = {item.key: self._pace(item) for item in running}
-        known = [found for found in projected.values() if found is not None]
-        whole = [sum(took) / len(took) for took in self.took.values()] or [ran + rest for ran, rest in known]
+        known = [(item, *found) for item in running if (found := projected[item.key]) is not None]
+        whole = [sum(took) / len(took) for took in self.took.values()]
+        whole = whole or [(ran + rest) / item.together for item, ran, rest in known]
         if not whole:
             return None
         usual = sum(whole) / len(whole)
-        rests = []
+        rests: dict[str, float] = {}  # by unit: its runs end together
         for item in running:
             ran, rest = projected[item.key] or (0.0, None)
-            rests.append(rest if rest is not None else max(0.0, self._usual(item, usual) - ran))
+            rest = rest if rest is not None else max(0.0, self._usual(item, usual) * item.together - ran)
+            rests[item.unit or item.key] = max(rest, rests.get(item.unit or item.key, 0.0))
         waiting = sum(self._usual(item, usual) for item in jobs if item.state == "waiting")
         waiting += usual * (expected(jobs) - len(jobs))
-        return max([(sum(rests) + waiting) / self.workers, *rests])
+        return max([(sum(rests.values()) + waiting) / self.workers, *rests.values()])
 
     def _usual(self, item: Job, otherwise: float) -> float:
         took = self.took.get(item.group)
