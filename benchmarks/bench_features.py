@@ -78,6 +78,7 @@ def engines(name: str, model: str, goals: tuple[float, float], rounds: int) -> N
             return ours(pixels)
 
     found: dict[str, list[float]] = {}
+    converting: dict[str, float] = {}
     sides: dict[str, tuple[Callable, torch.Tensor]] = {"plain": (plain, plain_batch)}
     for precision, call in (("32-true", ours), ("bf16-mixed", half)):
         sides[f"torch {precision}"] = (call, batch)
@@ -88,6 +89,7 @@ def engines(name: str, model: str, goals: tuple[float, float], rounds: int) -> N
             f"  {name}, {precision}: {engine.name} in {engine.precision}; converted in {took:.1f} s, holds {held:.0f} MB"
         )
         sides[precision] = (engine, batch)
+        converting[precision] = took
     for number in range(rounds + 1):  # the first is a warm-up
         for side, (call, pixels) in sides.items():
             rate = speed(call, pixels, 4 * PLAIN)
@@ -97,6 +99,10 @@ def engines(name: str, model: str, goals: tuple[float, float], rounds: int) -> N
             if number:
                 found.setdefault(f"peak {dtype}", []).append(peak(dtype))
     work = operations(module, plain_batch[:1])
+    for precision, took in converting.items():
+        rates = [statistics.median(found[side]) for side in (f"torch {precision}", precision)]
+        images = took / (1 / rates[0] - 1 / rates[1])
+        print(f"{name}, {precision}: converting pays from {images:.0f} images, {images * work:.1e} operations, on")
     for side in sides:
         ratios = [one / other for one, other in zip(found[side], found["plain"], strict=True)]
         dtype = torch.float32 if side in ("plain", "torch 32-true", "32-true") else torch.bfloat16
@@ -129,7 +135,7 @@ def folder(name: str, model: str, goals: tuple[float, float], images: int, round
         began = time.perf_counter()
         with torch.no_grad():
             for batch in torch.utils.data.DataLoader(few, batch_size=PLAIN, num_workers=CORES):
-                module(batch.float() / 255)
+                module((batch.float() / 255 - 0.5) / 0.5)
                 count += len(batch)
         return count / (time.perf_counter() - began)
 
