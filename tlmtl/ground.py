@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,19 +25,8 @@ from tlmtl.tasks.imbalance import draw_weights, with_class_weights
 from tlmtl.terms.base import Term, layers_of
 from tlmtl.values import shown
 
-
-class Run(Protocol):
-    """What is looked at of another run's objects."""
-
-    cfg: DictConfig
-    data: dict[str, Data]
-    encoder: Encoder
-    joint: Joint | None
-    further: dict[str, Data]
-    draw_weights: dict[str, torch.Tensor | None]
-    source: Source | None
-    report: Report | None
-    source_model: nn.Module | None
+if TYPE_CHECKING:
+    from tlmtl.assemble import Assembly
 
 
 @dataclass
@@ -77,7 +66,7 @@ def ground_of(cfg: DictConfig, terms: Sequence[Term], with_source: bool, cache: 
     return found
 
 
-def ground_like(cfg: DictConfig, other: Run, cache: Path) -> Ground:
+def ground_like(cfg: DictConfig, other: "Assembly", cache: Path) -> Ground:
     """That of a run which differs from `other` in nothing but its head, how that trains, and which training examples are
     labelled: backbone and source are the same objects, and so are data and further test sets where nothing of them differs."""
     if _data_settings(cfg) == _data_settings(other.cfg):
