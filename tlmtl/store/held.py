@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Bytes of mapped files that may be in memory before they are given back, as they are counted here: a row, and what the system
-# brings along with it. That may be more: with large pages in its cache five times as much was seen.
-RESIDENT = 16 * 2**20
+# brings along with it. That may be more: with large pages in its cache forty times as much was seen.
+RESIDENT = 4 * 2**20
 AROUND = 64 * 2**10
 
 
