@@ -371,7 +371,8 @@ def test_units_pay_or_are_not_made(caplog):
     large = jobs(26, (2048, 1000), 100_000)
     assert sizes(units(large, 26, Limits())) == [1] * 26
     assert caplog.messages == [
-        "26 run(s) that differ from others in their heads alone are trained alone: together takes longer, or more memory."
+        "26 run(s) that differ from others in their heads alone are trained alone: together does not pay, or not within the "
+        "memory and half of sweep.time_limit."
     ]
     assert sum(sizes(units(jobs(64, steps=50_000), 2, Limits()))) == 64
     for workers in (1, 2, 8):

@@ -184,7 +184,7 @@ def _comes_again(error: BaseException) -> bool:
 
 def mark_failed(cfg: DictConfig, path: Path, run_id: str, reason: str) -> None:
     """The failed row of a run whose process could not write it any more."""
-    with RunFolder(path) as folder:
+    with RunFolder(path) as folder, log_file(path):
         if folder.record.get("status") != "done":  # another process may have finished it in between
             mark(cfg, folder, folder.record.get("run_id") or run_id, TlmtlError(reason))
 

@@ -79,7 +79,8 @@ def _in_common(folder: Path, wanted: str) -> dict[str, Tensor]:
     if path is None:
         raise ConfigError(
             f"The run in {folder} was trained together with others, which have one backbone: it is missing here. Expected "
-            f"{places[1]}. Copy {BACKBONES}/{wanted}.safetensors of the run's sweep there, or into the run's own folder."
+            f"{places[1]}. Copy {BACKBONES}/{wanted}.safetensors of the run's sweep there, or into the run's own folder. "
+            f"{MADE_AGAIN}"
         )
     found = _load(path)
     if hash_state(found) != wanted:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tlmtl")
 Units = list[list["Job"]]
-TRAINS = "more than its head trains"
+TRAINS, SOLVED = "more than its head trains", "its head is found without the loop"
+PAYS = "together does not pay, or not within the memory and half of sweep.time_limit"
 MOST = 256  # runs of a unit: each holds a lock
 COPIES = 8  # of a head's parameters in memory while it trains: itself, gradient, moments, direction, the best, what it began as
 # Seconds, as measured (docs/decisions.md, "Which runs are trained together"): a run's beginning and end in a process of its own
@@ -84,7 +85,7 @@ def head_of(parts: Assembly) -> Head:
 def _why_alone(parts: Assembly) -> str:
     cfg, groups = parts.cfg, parts.groups
     if parts.solver is not None:
-        return "its head is found without the loop"
+        return SOLVED
     if len(parts.tasks) > 1 or len(parts.data) > 1:
         return "it has several tasks or data sets"
     (task,), (data,) = parts.tasks.values(), parts.data.values()
@@ -131,13 +132,17 @@ def units(jobs: Sequence["Job"], workers: int, limits: Limits) -> Units:
         made = _best(same, workers, limits)
         found += made
         if len(same) > 1:
-            alone["together takes longer, or more memory"] += sum(len(unit) == 1 for unit in made)
+            alone[PAYS] += sum(len(unit) == 1 for unit in made)
     order = {item.key: number for number, item in enumerate(jobs)}
     found.sort(key=lambda unit: min(order[item.key] for item in unit))
     if limits.fuse != "never":
         alike = Counter(item.head.key for item in jobs)
         for item in jobs:
-            if alike[item.head.key] > 1 and item.head.why != TRAINS and (item.head.why or item.has_checkpoint):
+            if (
+                alike[item.head.key] > 1
+                and item.head.why not in (TRAINS, SOLVED)
+                and (item.head.why or item.has_checkpoint)
+            ):
                 alone[item.head.why or "it goes on from a checkpoint"] += 1
         _tell(found, alone)
     return found

@@ -9,6 +9,7 @@ import multiprocessing as mp
 import signal
 import time
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -53,6 +54,21 @@ def workers_for(jobs: list[Job]) -> int:
     return max(1, min(len(jobs), wanted or cores // max(item.threads for item in jobs)))
 
 
+def _start_server() -> None:
+    """Start the fork server where there is none yet, deaf to Ctrl-C from its first moment: a terminal sends that to it, too,
+    and its imports take seconds."""
+    before = None
+    with contextlib.suppress(ValueError):  # not in the main thread
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    except (OSError, EOFError):  # asked again, and said, when the first process is started
+        pass
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
 class _Pool:
     """The jobs that wait, those that run, and what is done when one of them ends or a signal comes."""
 
@@ -77,6 +93,7 @@ class _Pool:
         self.stopping = False
 
     def run(self) -> None:
+        _start_server()
         try:
             while self.running or (self.waiting and self.stop.asked is None):
                 while self.waiting and len(self.running) < self.workers and self.stop.asked is None:
@@ -102,8 +119,9 @@ class _Pool:
             raise error
 
     def _rest(self) -> str:
-        count = {state: sum(item.state == state for item in self.jobs) for state in ("done", "interrupted", "waiting")}
-        return f"with {count['done']} of {len(self.jobs)} runs done, {count['interrupted']} to be gone on with"
+        done = sum(item.state == "done" for item in self.jobs)
+        begun = sum(item.state == "interrupted" and item.has_checkpoint for item in self.jobs)
+        return f"with {done} of {len(self.jobs)} runs done, {begun} to be gone on with"
 
     def _start(self, unit: list[Job]) -> None:
         for item in unit:

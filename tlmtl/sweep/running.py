@@ -16,6 +16,7 @@ from tlmtl.sweep.limits import Limits
 from tlmtl.sweep.plan import Job
 
 START = 120.0  # seconds that a process may take to say that it has begun, before its time is counted all the same
+LONG = 0.2  # seconds for which a run must hold more than its limit: a program that it starts has its memory for a moment, too
 LOST = 255  # the exit code that multiprocessing makes up when the fork server is gone
 
 
@@ -33,6 +34,7 @@ class Running:
         self.imports = 0  # bytes of memory that it had then
         self.ends: dict[int, tuple[str, str, bool]] = {}  # by number: state, why, whether another try may help
         self.apart = ""  # why its runs could not be trained together
+        self.much = math.inf  # since when it has held too much memory
         self.limit = ""  # the limit that it was ended for
         self.kill_at = math.inf
         with contextlib.suppress(psutil.Error):
@@ -95,12 +97,15 @@ class Running:
         if limits.seconds is not None and late > limits.seconds:
             self.limit = f"took longer than sweep.time_limit={self.items[0].cfg.sweep.time_limit}"
             self.tell(signal.SIGTERM, grace)
-        elif limits.megabytes is not None and self.heard and (used := self.megabytes()) > limits.megabytes:
-            self.limit = (
-                f"used {used:.0f} MB of memory, more than sweep.memory_limit_mb={limits.megabytes} (resident memory beyond "
-                "what importing the program takes)"
-            )
-            self.kill()
+        elif limits.megabytes is not None and self.heard:
+            used = self.megabytes()
+            self.much = min(self.much, now) if used > limits.megabytes else math.inf
+            if now - self.much >= LONG:
+                self.limit = (
+                    f"used {used:.0f} MB of memory, more than sweep.memory_limit_mb={limits.megabytes} (resident memory "
+                    "beyond what importing the program takes)"
+                )
+                self.kill()
 
     def megabytes(self) -> float:
         """Resident memory of the process and its children, beyond what it had when it began."""
