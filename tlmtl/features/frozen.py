@@ -6,8 +6,9 @@ part made of the images, and the rest of the model goes on from there.
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,13 +87,15 @@ class Frozen:
         self.cuts = [] if why_not(run, made.total * run.cfg.train.batch_size) else run.cuts
         # by the step at which a cut begins
         self.extractors: dict[int, Extractor] = {} if beside is None else beside.extractors
-        self.found: dict[Hashable, Found] = {} if beside is None else beside.found  # by all that tells rows apart
-        self.asked: set[Hashable] = set()  # those that this run has asked for
+        self.found: dict[tuple[Any, ...], Found] = (
+            {} if beside is None else beside.found
+        )  # by all that tells rows apart
+        self.asked: dict[tuple[Any, ...], float] = {}  # those that this run has asked for, and what computing them took
 
     @property
     def seconds(self) -> float:
         """What computing all this took, whenever that was."""
-        return sum(self.found[key].seconds for key in self.asked)
+        return sum(self.asked.values())
 
     @property
     def engine(self) -> str | None:
@@ -107,6 +110,9 @@ class Frozen:
                 yield dataclasses.replace(self.made, until=cut.start)
             if step < cut.until:
                 yield self._phase(cut)
+                if cut.until < total:  # nothing asks for these again, and maps may take gigabytes
+                    for key in [key for key in self.found if key[0] == cut.start]:
+                        del self.found[key]
             at = cut.until
         if at < total:
             yield self.made
@@ -146,7 +152,7 @@ class Frozen:
             key = (cut.start, view, repr(stream.preprocess), hashlib.blake2b(hashes.tobytes()).digest())
             if key not in self.found:
                 self.found[key] = extractor.rows(images, hashes, data, view)
-            self.asked.add(key)
+            self.asked[key] = self.found[key].seconds
             rows.append(self.found[key].rows)
         return stream.as_activations(
             lambda at, random: Activations(_pick(rows, at, random), cut.rest), extractor.in_memory
