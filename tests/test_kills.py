@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 import tlmtl
 from tlmtl.columns import MEASURED
-from tlmtl.sweep.pool import PRELOAD
+from tlmtl.sweep.server import IMPORTS
 
 RUN = [
     "strategy=finetune_all",
@@ -81,7 +81,7 @@ def start():
     """`start(root, ...)`: `one_run` in a process of its own."""
     cfg = tlmtl.compose(RUN)
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, "tlmtl.api", "hydra"])
+    context.set_forkserver_preload([*IMPORTS, "tlmtl.api", "hydra"])
 
     def begin(*arguments, **settings):
         mine = OmegaConf.merge(cfg, settings)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tlmtl import cli, commands, hardware, identity, pretrain
 from tlmtl.assemble import setup
-from tlmtl.explain import leaves_of_choices
+from tlmtl.composition import leaves_of_choices
 from tlmtl.loop import fit
 from tlmtl.presets import GROUP_NAMES, packaged_folder
 from tlmtl.training import State, Watch

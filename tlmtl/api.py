@@ -5,7 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from tlmtl import files, identity, stopping
+from tlmtl import files, hardware, identity, stopping
+from tlmtl.assemble import assemble
 from tlmtl.job import Result, execute
 from tlmtl.pretrain import check, with_source
 from tlmtl.progress import choose
@@ -20,20 +21,22 @@ def run(cfg: DictConfig) -> Result:
 
     Returns the rows (a DataFrame), the folder and the best model. Raises TlmtlError when the run cannot be done.
     """
-    import pandas as pd
-
     with stopping.watching():
+        path = None
         if cfg.resume:
             cfg, path = resumed(cfg)
-            check(cfg)
-            cfg = with_source(cfg)
-        else:
-            check(cfg)  # what is wrong is told before anything is trained or written
-            runs = files.make_folder(Path(cfg.output.root) / "runs", "output.root")
-            cfg = with_source(cfg)
+        parts = check(cfg)  # what is wrong is told before anything is trained or written
+        runs = files.make_folder(Path(cfg.output.root) / "runs", "output.root") if path is None else None
+        cfg = with_source(cfg)
+        if runs is not None:
             path = _folder(cfg, runs)
             files.link(runs / "latest", path)
-        model = execute(cfg, path, path.name, choose(cfg.progress, _strategy(cfg)))
+        assert path is not None
+        memory = hardware.PeakMemory()
+        parts = assemble(cfg, data_of=parts)
+        model = execute(cfg, path, path.name, choose(cfg.progress, _strategy(cfg)), (parts, memory))
+    import pandas as pd
+
     return Result(pd.read_csv(path / "results.csv"), path, model)
 
 

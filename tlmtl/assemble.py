@@ -86,18 +86,34 @@ class Assembly:
         return hardware.threads_of(self.cfg.hardware.threads, self.encoder.threads)
 
 
-def assemble(cfg: DictConfig, with_source: bool = True, like: Assembly | None = None) -> Assembly:
+def check_settings(cfg: DictConfig) -> None:
+    """Raises ConfigError for settings that what they are for does not take, which are told before data are read."""
+    hardware.check(cfg.hardware)
+    nodes = [(group, group, cfg[group]) for group in ("model", "optimizer", "schedule", "sharing", "fusion", "logger")]
+    nodes += [("term", f"term.{name}", node) for name, node in terms_of(cfg).items()]
+    for group, where, node in nodes:
+        keywords(node, group, where, list(cfg.allow))
+
+
+def assemble(
+    cfg: DictConfig, with_source: bool = True, like: Assembly | None = None, data_of: Assembly | None = None
+) -> Assembly:
     """Build everything that `cfg` names. Raises ConfigError for whatever a user can have got wrong.
 
     Arguments:
+        data_of: the objects of a run that has the same data; they are taken and not read again.
         like: the objects of a run that differs from this one in nothing but its head and how that trains (`identity.OF_HEADS`):
             its backbone, with source parameters in, is taken and not built again.
     """
-    hardware.check(cfg.hardware)
+    if like is None:
+        check_settings(cfg)
     allow = list(cfg.allow)
     cache = files.cache_folder(cfg.output.cache)
     terms = {n: seeded(cfg, f"term/{n}", _builder(node, n, allow)) for n, node in terms_of(cfg).items()}
-    ground = ground_of(cfg, list(terms.values()), with_source, cache) if like is None else ground_like(cfg, like, cache)
+    if like is not None:
+        ground = ground_like(cfg, like, cache)
+    else:
+        ground = ground_of(cfg, list(terms.values()), with_source, cache, data_of)
     data, encoder, joint = ground.data, ground.encoder, ground.joint
     tasks = {name: task for one in data.values() for name, task in one.tasks.items()}
     heads = {
@@ -178,7 +194,7 @@ def setup(parts: Assembly, machine: Machine) -> Setup:
         evaluate_every=max(1, units.steps(train.evaluate_every, "train.evaluate_every")),
         checkpoint_every=max(1, units.steps(train.checkpoint_every, "train.checkpoint_every")),
         seed=cfg.seed,
-        autocast=machine.fabric.autocast,
+        autocast=machine.autocast,
         device=machine.device,
         memory_format=machine.memory_format,
         forward=torch.compile(parts.model) if machine.plan["compiled"] else None,

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,47 +57,97 @@ def with_hydra(words: list[str], act: Callable[[Any], int], command: str = "trai
     Arguments:
         command: the one that was typed; only `train` makes sweeps and goes on with runs.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printing
-    from hydra._internal.utils import _run_hydra, get_args_parser
+    from hydra._internal.utils import get_args_parser
+    from hydra.types import RunMode
 
     from tlmtl import composition
     from tlmtl.explain import explain
-    from tlmtl.guard import guard, guard_search_path
-    from tlmtl.resuming import agreed
+    from tlmtl.guard import guard_search_path
 
     composition.register()
     parser = get_args_parser()
     parser.error = _wrong_flag  # type: ignore[method-assign]
     args = parser.parse_args(flags_first(words))
-    shows = bool(args.cfg or args.info or args.shell_completion or args.hydra_help)
     show_log()
-    with tempfile.TemporaryDirectory(prefix="tlmtl-") as scratch:
+    with composition.loading(args.config_dir) as loader:
         try:
             args.overrides = [as_space(all_folds(word, args.multirun)) for word in args.overrides]
             _check_flags(args, command)
             if not args.shell_completion:
                 composition.check_choices(args.overrides)
-                guard_search_path(args, composition.CONFIG_MODULE)
-            if not shows:
-                args.overrides = agreed(args.overrides, composition.compose)
-                # Hydra's sweeper insists on a place for a multirun.yaml
-                args.overrides.insert(0, f"hydra.sweep.dir={scratch}")
-                guard(args, composition.CONFIG_MODULE)
-            codes: list[int] = []
-            failed: list[Exception] = []
-            _run_hydra(
-                args, parser, lambda cfg: _one(cfg, args.overrides, act, codes, failed), "pkg://tlmtl.conf", "config"
-            )
-            if failed:
-                raise failed[0]
-        except SystemExit as error:
-            return int(error.code or 0)
+            if args.config_name:
+                guard_search_path(loader, args.config_name)
+            if args.cfg or args.info or args.shell_completion or args.hydra_help:
+                return _show(args, parser)
+            cfg = _composed(args, loader)
+            if cfg.hydra.mode is RunMode.MULTIRUN:
+                return _swept(cfg, loader)
+            return act(composition.finish(cfg, args.overrides))
         except Exception as error:
-            explained = explain(error, args.overrides)
+            explained = explain(error, args.overrides, composition.known_keys)
             if explained is error:
                 raise
             raise explained from error
-    return max(codes, default=0)
+
+
+def _show(args: Any, parser: Any) -> int:
+    """What Hydra itself prints: a config, what is known of it, completions. Returns the exit code."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    hydra: Any = GlobalHydra.instance().hydra
+    asked = {"config_name": args.config_name or "config", "overrides": args.overrides}
+    try:
+        if args.hydra_help:
+            hydra.hydra_help(config_name=asked["config_name"], args_parser=parser, args=args)
+        elif args.cfg:
+            hydra.show_cfg(**asked, cfg_type=args.cfg, package=args.package, resolve=args.resolve)
+        elif args.shell_completion:
+            hydra.shell_completion(**asked)
+        else:
+            hydra.show_info(args.info, **asked)
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
+def _composed(args: Any, loader: Any) -> Any:
+    """What Hydra makes of the command line, once, looked at before Hydra acts on it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+
+    from tlmtl import composition
+    from tlmtl.guard import guard
+    from tlmtl.resuming import agreed
+
+    args.overrides = agreed(args.overrides, composition.compose)
+    if args.multirun:
+        args.overrides.append("hydra.mode=MULTIRUN")
+    mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
+    cfg = loader.load_configuration(args.config_name or "config", args.overrides, mode, validate_sweep_overrides=False)
+    guard(cfg.hydra, args.overrides)
+    cfg.hydra.mode = cfg.hydra.mode or mode  # an experiment may be a sweep
+    parsed = OverridesParser.create().parse_overrides(args.overrides)
+    loader.validate_sweep_overrides_legal(parsed, cfg.hydra.mode, from_shell=True)
+    HydraConfig.instance().set_config(cfg)  # for configs that refer to it
+    return cfg
+
+
+def _swept(cfg: Any, loader: Any) -> int:
+    """Hand a sweep to Hydra's sweeper, which hands its jobs to this program's launcher. Returns the exit code."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext
+    from omegaconf import OmegaConf
+
+    context = HydraContext(config_loader=loader, callbacks=Callbacks())
+    words: Any = OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)
+    sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=lambda _: None, config=cfg)
+    try:
+        sweeper.sweep(arguments=words)
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
 
 
 def all_folds(word: str, multirun: bool) -> str:
@@ -163,27 +212,17 @@ def _check_flags(args: Any, command: str) -> None:
         raise ConfigError(f"These flags do not go together: {', '.join('--' + n.replace('_', '-') for n in chosen)}.")
 
 
-def _one(cfg: Any, said: list[str], act: Callable[[Any], int], codes: list[int], failed: list[Exception]) -> None:
-    """Hydra's task function, with what Hydra composed. An error is kept for `with_hydra`, past Hydra's own report."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from tlmtl import composition
-
-    try:
-        codes.append(act(composition.finish(composition.with_hydra_node(cfg, HydraConfig.get()), said)))
-    except Exception as error:
-        failed.append(error)
-
-
 def _run(cfg: Any) -> int:
     from tlmtl import api
-    from tlmtl.compare import table
 
     if cfg.sweep.dry_run:
         raise ConfigError("'sweep.dry_run' is for sweeps: add -m. `tlmtl train --cfg job` shows the config of one run.")
     if cfg.tune.trials is not None:
         raise ConfigError(f"tune.trials={cfg.tune.trials} makes a sweep of trials and runs: add -m.")
     result = api.run(cfg)
+
+    from tlmtl.compare import table  # which imports pandas: what is wrong is told sooner without
+
     table.show(result.rows)
     print(f"Everything about this run is in {result.folder}")
     return 0

@@ -1,14 +1,19 @@
-"""Where Hydra ends and a checked config begins: search path, plugins, `compose()` for notebooks, `finish()` for all."""
+"""Where Hydra ends and a checked config begins: search path, plugins, loader, `compose()` for notebooks, `finish()` for all."""
 
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import QuotedString
 from hydra.core.plugins import Plugins
@@ -20,7 +25,7 @@ from tlmtl import fill, identity
 from tlmtl.columns import SHOWN
 from tlmtl.config import merge_schema
 from tlmtl.errors import ConfigError
-from tlmtl.explain import CONFIG_MODULE, explain, leaves, leaves_of_choices, missing_key
+from tlmtl.explain import explain, missing_key
 from tlmtl.presets import GROUP_NAMES, packaged_folder, user_folder
 from tlmtl.resuming import agreed
 from tlmtl.schema import Composed
@@ -43,11 +48,47 @@ class UserConfigs(SearchPathPlugin):
 UserConfigs.__module__ = "hydra_plugins.tlmtl_configs"  # Hydra 1.3 takes plugins from that namespace only
 
 
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader of configs, which remembers what the chosen members of groups give before single values are set: that is
+    what `overrides` are told from, and composing takes a quarter of a second."""
+
+    chosen: dict[str, Any] | None = None  # of the last config; dotted key -> value
+
+    def _compose_config_from_defaults_list(self, defaults: Any, repo: Any) -> DictConfig:
+        cfg = super()._compose_config_from_defaults_list(defaults=defaults, repo=repo)
+        self.chosen = leaves(cfg)
+        return cfg
+
+
+@contextmanager
+def loading(config_dir: str | None = None) -> Iterator[Loader]:
+    """The loader of configs, for as long as the block lasts; Hydra's own state is put back then.
+
+    Arguments:
+        config_dir: a folder of configs that come before the packaged ones (`--config-dir`).
+    """
+    before = GlobalHydra.instance().hydra
+    path = create_config_search_path(f"file://{packaged_folder()}")
+    if config_dir:
+        folder = f"file://{Path(config_dir).resolve()}"
+        path.prepend("command-line", folder, SearchPathQuery(provider="schema"))  # where Hydra puts it
+    GlobalHydra.instance().clear()
+    try:
+        loader = Loader(path)
+        GlobalHydra.instance().initialize(Hydra("tlmtl", loader))
+        yield loader
+    finally:
+        GlobalHydra.instance().clear()
+        if before is not None:
+            GlobalHydra.instance().initialize(before)
+
+
 def register() -> None:
     """Make Hydra know this program's search path and launcher. Call before Hydra is initialised."""
     from tlmtl.search import sweeper
     from tlmtl.sweep import launcher
 
+    version.setbase("1.3")
     leaves_of_choices.cache_clear()  # another working folder may hold other configs
     Plugins.instance().register(UserConfigs)
     launcher.register(finish)
@@ -59,21 +100,29 @@ def compose(overrides: list[str] | None = None) -> DictConfig:
 
     Raises ConfigError for what `tlmtl train` would refuse.
     """
-    import hydra
-
-    try:
-        overrides = agreed(overrides or [], compose)
-    except Exception as error:
-        raise explain(error, overrides or []) from error
     register()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+    said = overrides or []
+    with loading() as loader:
         try:
-            check_choices(overrides or [])
-            cfg = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
-            return finish(cfg, overrides or [])
+            said = agreed(said, compose)
+            check_choices(said)
+            return finish(loader.load_configuration("config", list(said), RunMode.RUN, from_shell=False), said)
         except Exception as error:
-            raise explain(error, overrides or []) from error
+            raise explain(error, said, known_keys) from error
+
+
+def known_keys() -> list[str]:
+    """The keys of the last config, or, where none came about, of the default one."""
+    loader = _loader()
+    if loader.chosen is None:
+        leaves_of_choices("{}")
+    return list(loader.chosen or [])
+
+
+def _loader() -> Loader:
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, Loader)
+    return loader
 
 
 def check_choices(overrides: Sequence[str]) -> None:
@@ -94,11 +143,12 @@ def check_choices(overrides: Sequence[str]) -> None:
 
 
 def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
-    """What Hydra composed (with its `hydra` node), checked against the schema, with `composed` filled in.
+    """What Hydra has just composed (with its `hydra` node), checked against the schema, with `composed` filled in.
 
     Arguments:
         said: the overrides as the user gave them; what `cfg` says of them could come from a config file.
     """
+    chosen = _loader().chosen if cfg.hydra.job.config_name == "config" else None
     choices = {
         str(group): choice
         for group, choice in cfg.hydra.runtime.choices.items()
@@ -107,9 +157,9 @@ def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
     _warn_of_hidden(choices, [s.path for s in cfg.hydra.runtime.config_sources if s.provider in USERS])
     checked = merge_schema(cfg)
     terms = [name for name in checked.term if name in _members("term")]  # Hydra does not report choices of lists
-    base = json.loads(
-        leaves_of_choices(json.dumps({**choices, "term": f"[{','.join(terms or ['none'])}]"}, sort_keys=True))
-    )
+    if chosen is None or not _plain_choices(said):
+        chosen = leaves_of_choices(json.dumps({**choices, "term": f"[{','.join(terms or ['none'])}]"}, sort_keys=True))
+    base = chosen
     if base.get("allow", []) != [] or (
         checked.allow and not any(item.lstrip("+").startswith("allow=") for item in said)
     ):
@@ -132,6 +182,18 @@ def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
     fill.further_sets(checked, _members("dataset"), _preset)
     OmegaConf.set_struct(checked, True)
     return checked
+
+
+def _plain_choices(words: Sequence[str]) -> bool:
+    """Whether overrides choose members of this program's groups and nothing else, so that what those alone give is known."""
+    for word in words:
+        key = word.split("=")[0]
+        name = key.lstrip("+~").split("@")[0]
+        if name.split("/")[0] != "hydra" and (name == "experiment" or "@" in key):
+            return False
+        if key != name and name in GROUP_NAMES:
+            return False
+    return True
 
 
 def _warn_of_hidden(choices: dict[str, Any], folders: list[str]) -> None:
@@ -161,23 +223,49 @@ def _text(value: Any) -> str:
 
 def _preset(name: str, **settings: Any) -> DictConfig:
     """The config of a packaged data set (or one of the user's), by name, with `settings` of its keys."""
-    loader = GlobalHydra.instance().config_loader()
-    cfg = loader.load_configuration("config", [f"dataset={name}"], RunMode.RUN)
+    cfg = _loader().load_configuration("config", [f"dataset={name}"], RunMode.RUN)
     for key, value in settings.items():
         if key not in list(cfg.dataset):  # `in` alone does not see a value that is still missing
-            raise missing_key(f"dataset.{key}", cfg.dataset)
+            raise missing_key(f"dataset.{key}", cfg.dataset, known_keys())
         OmegaConf.update(cfg, f"dataset.{key}", value, merge=True)
     return merge_schema(cfg).dataset
 
 
 def _members(group: str) -> list[str]:
-    return GlobalHydra.instance().config_loader().get_group_options(group)
+    return _loader().get_group_options(group)
 
 
 @lru_cache(maxsize=1)
 def _default_choices() -> dict[str, Any]:
-    loader = GlobalHydra.instance().config_loader()
-    return dict(loader.load_configuration("config", [], RunMode.RUN).hydra.runtime.choices)
+    """By group, the member that the main config chooses."""
+    main: Any = OmegaConf.load(packaged_folder() / "config.yaml")
+    return {group: member for one in main.defaults if OmegaConf.is_dict(one) for group, member in one.items()}
+
+
+def leaves(cfg: DictConfig) -> dict[str, Any]:
+    """Dotted key -> value, interpolations unresolved and Hydra's own keys left out; lists count as values."""
+    found: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                found[prefix + str(key)] = value
+
+    whole: Any = OmegaConf.to_container(cfg, resolve=False)
+    walk({key: value for key, value in whole.items() if key != "hydra"}, "")
+    return found
+
+
+@lru_cache(maxsize=64)
+def leaves_of_choices(choices: str) -> dict[str, Any]:
+    """The leaves of the config that choices of groups (JSON) alone give."""
+    overrides = [f"{group}={choice}" for group, choice in json.loads(choices).items() if choice is not None]
+    _loader().load_configuration("config", overrides, run_mode=RunMode.RUN)
+    found = _loader().chosen
+    assert found is not None
+    return found
 
 
 def first_job(overrides: list[str]) -> list[str]:
@@ -189,11 +277,3 @@ def first_job(overrides: list[str]) -> list[str]:
         f"{item.get_key_element()}={next(item.sweep_string_iterator())}" if item.is_sweep_override() else text
         for text, item in zip(overrides, parsed, strict=True)
     ]
-
-
-def with_hydra_node(cfg: DictConfig, hydra_node: Any) -> DictConfig:
-    """The config of a job with its `hydra` node beside it, which Hydra keeps apart while a job runs."""
-    both = cfg.copy()
-    OmegaConf.set_struct(both, False)
-    both["hydra"] = hydra_node
-    return both

@@ -66,7 +66,7 @@ def on(made: Setup, machine: Machine) -> Setup:
             module.to(memory_format=machine.memory_format)
     return dataclasses.replace(
         made,
-        autocast=machine.fabric.autocast,
+        autocast=machine.autocast,
         memory_format=machine.memory_format,
         forward=torch.compile(made.model) if machine.plan["compiled"] else None,
     )

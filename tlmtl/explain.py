@@ -1,18 +1,12 @@
-"""Hydra's errors in this program's words, and the keys there are."""
+"""Hydra's errors in this program's words."""
 
-import json
 import re
 import traceback
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -22,14 +16,13 @@ from tlmtl.presets import GROUP_NAMES, packaged_folder, presets, user_folder
 from tlmtl.schema import RECONSTRUCTION, Task
 from tlmtl.sweep.launcher import INSTALL
 
-CONFIG_MODULE = "tlmtl.conf"
 
-
-def explain(error: Exception, said: Sequence[str] = ()) -> Exception:
+def explain(error: Exception, said: Sequence[str], keys: Callable[[], list[str]]) -> Exception:
     """An error of Hydra's as a ConfigError in this program's words; any other error as it is.
 
     Arguments:
         said: the overrides, one of which is named where the error names no place.
+        keys: the keys there are, for suggestions.
     """
     if isinstance(error, TlmtlError):
         return error
@@ -40,7 +33,7 @@ def explain(error: Exception, said: Sequence[str] = ()) -> Exception:
             text = f"Error parsing override '{error.override}': {text}"
         return ConfigError(f"{text}. Expected key=value or group=member, with quotes round special characters.")
     if isinstance(error, OmegaConfBaseException):
-        return _placed(omegaconf_error(error, all_keys()), said)
+        return _placed(omegaconf_error(error, keys()), said)
     if isinstance(error, YAMLError | UnicodeDecodeError):
         return ConfigError(f"A config file cannot be read: {error}.")
     if isinstance(error, RecursionError):
@@ -51,9 +44,8 @@ def explain(error: Exception, said: Sequence[str] = ()) -> Exception:
     cause: BaseException | None = error
     while cause is not None:
         if type(cause).__name__ in ("ConfigAttributeError", "ConfigKeyError") and "not in struct" in str(cause):
-            return missing_key(
-                text.split("'")[1] if "'" in text else cast(Any, cause).full_key, cast(Any, cause).parent_node
-            )
+            key = text.split("'")[1] if "'" in text else cast(Any, cause).full_key
+            return missing_key(key, cast(Any, cause).parent_node, keys())
         if type(cause).__name__ == "MissingConfigException" and (missing := getattr(cause, "missing_cfg_file", None)):
             return _unknown_member(str(missing), list(getattr(cause, "options", None) or []), text)
         if cause.__cause__ is None and text.startswith("Error merging override"):
@@ -96,8 +88,8 @@ def _placed(error: ConfigError, said: Sequence[str]) -> ConfigError:
     return ConfigError(f"{text} (in {', '.join(about)})") if about and not named else error
 
 
-def missing_key(key: str, parent: Any) -> ConfigError:
-    """`parent` is the node that has no such key: what it has is looked at first."""
+def missing_key(key: str, parent: Any, keys: Sequence[str]) -> ConfigError:
+    """`parent` is the node that has no such key: what it has is looked at first, then `keys`, those that there are."""
     if key.split(".")[0] == "term" and key.count(".") > 1:
         term = key.split(".")[1]
         return ConfigError(
@@ -108,7 +100,7 @@ def missing_key(key: str, parent: Any) -> ConfigError:
     settings = [*Task.__dataclass_fields__, RECONSTRUCTION]
     if "dataset.tasks." in key and key.rpartition(".")[2] in settings:
         return ConfigError(f"'{key}' is not in this data set's config, and is added with a plus: +{key}=VALUE.")
-    error = unknown_key(key, [*beside, *GROUP_NAMES, *all_keys()])
+    error = unknown_key(key, [*beside, *GROUP_NAMES, *keys])
     if parent is not None and "_target_" in parent:
         return ConfigError(f"{error} A keyword that the preset leaves out is added with a plus: +{key}=VALUE.")
     return error
@@ -128,34 +120,3 @@ def _unknown_member(missing: str, options: list[str], text: str) -> ConfigError:
         f"There is no {group or 'config'} '{name}'.{nearest(name, options)} Known: {', '.join(options)}. "
         f"`tlmtl list {group}` says what each one is."
     )
-
-
-def all_keys() -> list[str]:
-    if GlobalHydra.instance().is_initialized():
-        return list(json.loads(leaves_of_choices("{}")))
-    with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        return list(json.loads(leaves_of_choices("{}")))
-
-
-def leaves(cfg: DictConfig) -> dict[str, Any]:
-    """Dotted key -> value, interpolations unresolved; lists count as values."""
-    found: dict[str, Any] = {}
-
-    def walk(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                found[prefix + str(key)] = value
-
-    walk(OmegaConf.to_container(cfg, resolve=False), "")
-    return found
-
-
-@lru_cache(maxsize=64)
-def leaves_of_choices(choices: str) -> str:
-    """The leaves of the config that the choices of groups alone give, as JSON. It is what `overrides` are told from."""
-    loader = GlobalHydra.instance().config_loader()
-    overrides = [f"{group}={choice}" for group, choice in json.loads(choices).items() if choice is not None]
-    cfg = loader.load_configuration("config", overrides, run_mode=RunMode.RUN)
-    return json.dumps(leaves(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])))

@@ -43,10 +43,19 @@ class Ground:
     source_model: nn.Module | None = None
 
 
-def ground_of(cfg: DictConfig, terms: Sequence[Term], with_source: bool, cache: Path) -> Ground:
-    """Raises ConfigError for whatever a user can have got wrong of it."""
-    data, draws = _data(cfg, cache)
-    also = _further(cfg, data, list(cfg.allow), cache)
+def ground_of(
+    cfg: DictConfig, terms: Sequence[Term], with_source: bool, cache: Path, data_of: "Assembly | None" = None
+) -> Ground:
+    """Raises ConfigError for whatever a user can have got wrong of it.
+
+    Arguments:
+        data_of: where the data are, if they have been read already.
+    """
+    if data_of is not None:
+        data, draws, also = data_of.data, data_of.draw_weights, data_of.further
+    else:
+        data, draws = _data(cfg, cache)
+        also = _further(cfg, data, list(cfg.allow), cache)
     encoder = encoder_of(cfg, next(iter(data.values())).channels)
     found = Ground(data, encoder, joint_of(cfg.dataset, list(cfg.allow)), also, draws)
     check_layers(encoder.blocks, layers_of(terms))

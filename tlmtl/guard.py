@@ -1,13 +1,8 @@
 """What a config may not make Hydra do: a config may be a stranger's, and only what this program builds is checked by name."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from tlmtl.errors import ConfigError
@@ -16,24 +11,23 @@ from tlmtl.sweep.launcher import check_launcher
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
 
 
-def guard(args: Any, module: str) -> None:
+def guard(node: Any, overrides: Sequence[str]) -> None:
     """Refuse configs of Hydra's own that would make it import or run something, before Hydra acts on them.
 
     Arguments:
-        args: what Hydra's parser made of the command line.
-        module: the package of the main config.
+        node: the `hydra` node of what was composed.
+        overrides: the command line's.
 
     Raises ConfigError for callbacks, loggers, environment variables, a launcher or sweeper that is no Hydra plugin, and a
     sweep that a config file lets reach beyond experiments.
     """
-    node = _compose(args, module)
     for name in ("launcher", "sweeper"):
         target = node[name].get("_target_")
         if not str(target).startswith(PLUGINS):
             raise ConfigError(
                 f"'hydra.{name}._target_' may not be '{target}': only installed Hydra plugins may be named."
             )
-    check_launcher(node, args.overrides)
+    check_launcher(node, list(overrides))
     if node.callbacks:
         raise ConfigError(
             f"'hydra.callbacks' may not be set: found {sorted(node.callbacks)}. They would run unchecked code."
@@ -48,7 +42,7 @@ def guard(args: Any, module: str) -> None:
             f"'hydra.job.env_set' may not be set: found {sorted(node.job.env_set)}. Set them in the shell."
         )
     said: Any = OmegaConf.to_container(node.overrides, resolve=False)  # which may hold interpolations
-    if stray := [item for item in [*said["task"], *said["hydra"]] if item not in args.overrides]:
+    if stray := [item for item in [*said["task"], *said["hydra"]] if item not in overrides]:
         raise ConfigError(
             f"'hydra.overrides' may not be set: found {stray}. It says what was typed on the command line."
         )
@@ -59,42 +53,14 @@ def guard(args: Any, module: str) -> None:
             )
 
 
-def guard_search_path(args: Any, module: str) -> None:
+def guard_search_path(loader: Any, config_name: str) -> None:
     """Raises ConfigError for a main config that sends Hydra to look for configs in a package: Hydra would import it. What
     the command line says is the user's own."""
-    if not args.config_name:
-        return  # ours says nothing of it, and Hydra takes it from a main config alone
-    with _loader(args, module) as loader:
-        found = loader.repository.load_config(args.config_name)
-        listed: Any = OmegaConf.select(found.config, "hydra.searchpath") if found is not None else None
+    found = loader.repository.load_config(config_name)
+    listed: Any = OmegaConf.select(found.config, "hydra.searchpath") if found is not None else None
     for place in listed if OmegaConf.is_list(listed) else [listed]:
         if str(place or "").startswith("pkg://") and str(place).removeprefix("pkg://").split(".")[0] != "tlmtl":
             raise ConfigError(
                 f"'hydra.searchpath' of a config file may not name a package, which would be imported. Found '{place}'. "
                 "Folders (file://...) may be named; a package is named on the command line."
             )
-
-
-@contextmanager
-def _loader(args: Any, module: str) -> Iterator[Any]:
-    """Hydra's loader of configs, with the places to look in that `args` say."""
-    from hydra._internal.hydra import Hydra
-    from hydra._internal.utils import create_config_search_path
-
-    GlobalHydra.instance().clear()
-    try:
-        path = create_config_search_path(f"pkg://{module}")
-        if args.config_dir:
-            folder = f"file://{Path(args.config_dir).resolve()}"
-            path.prepend("command-line", folder, SearchPathQuery(provider="schema"))  # where Hydra puts it
-        yield Hydra.create_main_hydra2("tlmtl", path).config_loader
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _compose(args: Any, module: str) -> Any:
-    """The `hydra` node of what `args` ask for; a sweep's values are left aside."""
-    with _loader(args, module) as loader:
-        return loader.load_configuration(
-            args.config_name or "config", list(args.overrides), RunMode.MULTIRUN, validate_sweep_overrides=False
-        ).hydra

@@ -1,14 +1,14 @@
-"""Where a run is executed: device, precision, threads, memory format. Through Lightning Fabric."""
+"""Where a run is executed: device, precision, threads, memory format."""
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tlmtl.activations import Activations
@@ -33,13 +33,16 @@ COLUMN = {"precision": "precision", "memory_format": "memory_format", "compile":
 class Machine:
     """The execution plan of a run, in force once made."""
 
-    fabric: Fabric
+    device: torch.device
     plan: dict[str, Any]  # the columns device, precision, threads, memory_format, compiled, fused_with; never `auto`
     memory_format: torch.memory_format
 
-    @property
-    def device(self) -> torch.device:
-        return self.fabric.device
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What a forward pass runs within."""
+        precision = self.plan["precision"]
+        if precision == "bf16-mixed":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return _default_dtype(torch.bfloat16) if precision == "bf16-true" else contextlib.nullcontext()
 
     def place(self, module: nn.Module) -> nn.Module:
         """`module` on the device, in the memory format and precision of the plan."""
@@ -47,6 +50,17 @@ class Machine:
         if self.plan["precision"] == "bf16-true":
             module.to(torch.bfloat16).register_forward_pre_hook(_in_bfloat16)
         return module
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors of real numbers are of this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _in_bfloat16(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -115,19 +129,19 @@ def machine(
     torch.set_num_threads(threads)
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    torch.set_deterministic_debug_mode("warn" if settings.deterministic else "default")
     torch.backends.cudnn.benchmark = not settings.deterministic
-    accelerator = {"gpu": "cuda", AUTO: AUTO}.get(settings.device, settings.device)
     chosen = chosen or {}
     precision = chosen.get("precision", "32-true") if settings.precision == AUTO else settings.precision
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
-    device = fabric.device.type
+    device = _device(settings.device)
     # Kernels of a GPU that take channels last are those for 16 bits.
     usual = advised_format if device == "cpu" or precision != "32-true" else "contiguous"
     layout = chosen.get("memory_format", usual) if settings.memory_format == AUTO else settings.memory_format
     compiled = chosen.get("compiled", False) if settings.compile == AUTO else settings.compile
+    if compiled:  # the compiler, which this imports, is told as well
+        torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
     return Machine(
-        fabric,
+        torch.device("cuda", 0) if device == "cuda" else torch.device(device),
         {
             "device": device,
             "precision": precision,
@@ -138,6 +152,13 @@ def machine(
         },
         MEMORY_FORMATS[layout],
     )
+
+
+def _device(setting: str) -> str:
+    """The type of device that `hardware.device` names; `auto` takes a GPU where there is one."""
+    if setting == AUTO:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if setting == "gpu" else setting
 
 
 def takes_16_bits(device: torch.device) -> bool:

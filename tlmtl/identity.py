@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlmtl.columns import SHOWN
 from tlmtl.config import find_target
-from tlmtl.data.labels import select_tasks
 
 # What cannot change a result.
 IGNORED = ("hydra", "sweep", "tune", "logger", "output", "resume", "progress", "allow", "composed")
@@ -47,15 +46,25 @@ def baseline_id(cfg: DictConfig) -> str:
 
 def ids(cfg: DictConfig) -> dict[str, str]:
     """The hashes that a run's record and rows hold, at less than the cost of asking for each."""
-    found = _without_seed(cfg)
-    group = _hash(_of_the_tasks(copy.deepcopy(found)))
-    return {"config_hash": config_hash(cfg), "group_id": group, "baseline_id": _hash(_of_any_tasks(found))}
+    return ids_and_backbone(cfg)[0]
+
+
+def ids_and_backbone(cfg: DictConfig) -> tuple[dict[str, str], str]:
+    """`ids` and `backbone_id`, at less than the cost of asking for each."""
+    found, unseeded = _what_matters(cfg), _without_seed(cfg)
+    config = _hash(_of_the_tasks(copy.deepcopy(found)))
+    group = _hash(_of_the_tasks(copy.deepcopy(unseeded)))
+    hashes = {"config_hash": config, "group_id": group, "baseline_id": _hash(_of_any_tasks(unseeded))}
+    return hashes, _backbone_hash(cfg, found)
 
 
 def backbone_id(cfg: DictConfig) -> str:
     """The same for runs that differ in nothing but what concerns a head: how it begins, how it learns, and from which of the
     labelled examples."""
-    found = _what_matters(cfg)
+    return _backbone_hash(cfg, _what_matters(cfg))
+
+
+def _backbone_hash(cfg: DictConfig, found: dict[str, Any]) -> str:
     for key in OF_HEADS:
         _drop(found, key)
     return _hash([found, OmegaConf.to_container(cfg.output, resolve=True), list(cfg.allow)])
@@ -94,6 +103,8 @@ def unused(cfg: DictConfig) -> tuple[str, ...]:
 
 
 def chosen_tasks(cfg: DictConfig) -> list[str]:
+    from tlmtl.data.labels import select_tasks  # which imports torch; a config is composed and checked without it
+
     node = cfg.dataset
     return select_tasks(cfg.tasks, node.get("tasks", {}), list(node.get("default_tasks", [])))
 
@@ -158,8 +169,12 @@ def _optimizer(cfg: DictConfig) -> str | None:
 
 def _without_seed(cfg: DictConfig) -> dict[str, Any]:
     """What matters, with `any` for the seed wherever it has spread."""
-    unseeded = cfg.copy()
-    unseeded.seed = NO_SEED  # a number, as its type is one
+    seed = cfg.seed
+    cfg.seed = NO_SEED  # a number, as its type is one
+    try:
+        found = _what_matters(cfg)
+    finally:
+        cfg.seed = seed
 
     def put_right(value: Any) -> Any:
         if isinstance(value, dict):
@@ -170,7 +185,7 @@ def _without_seed(cfg: DictConfig) -> dict[str, Any]:
             return value.replace(str(NO_SEED), "any")
         return "any" if value == NO_SEED else value
 
-    return put_right(_what_matters(unseeded))
+    return put_right(found)
 
 
 def _what_matters(cfg: DictConfig) -> dict[str, Any]:

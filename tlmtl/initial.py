@@ -11,6 +11,7 @@ from tlmtl.models.encoder import Encoder
 from tlmtl.models.source import Source
 
 KEPT: dict[str, Source] = {}  # by what names them; filled where runs are forked from, so that each of them has these
+MOST = 4  # sources of a sweep that are worth their memory
 
 
 def source_of(cfg: DictConfig, encoder: Encoder, with_source: bool = True) -> Source | None:
@@ -36,7 +37,7 @@ def source_of(cfg: DictConfig, encoder: Encoder, with_source: bool = True) -> So
 
 def keep(cfg: DictConfig, source: Source | None) -> None:
     """Have `source_of` give this source from now on for configs that name it as `cfg` does."""
-    if source is not None:
+    if source is not None and len(KEPT) < MOST:
         KEPT[_name(cfg)] = source
 
 

@@ -39,14 +39,23 @@ class Result:
     model: nn.Module | None = None
 
 
-def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None = None) -> nn.Module:
+def execute(
+    cfg: DictConfig,
+    path: Path,
+    run_id: str,
+    progress: Progress | None = None,
+    assembled: tuple[Assembly, hardware.PeakMemory] | None = None,
+) -> nn.Module:
     """Train, evaluate and write everything into the folder `path`; go on where an interrupted run stopped.
+
+    Arguments:
+        assembled: the objects of `cfg`, where they are there already, and the memory as it was before they were made.
 
     Raises TlmtlError when the run fails or its config is wrong; the folder then holds a row that says why.
     """
     progress = progress or Silent()
     with RunFolder(path) as folder, log_file(path), stopping.watching() as stop, Tracking(path) as tracking:
-        memory = hardware.PeakMemory()
+        parts, memory = assembled or (None, hardware.PeakMemory())
         run_id, former = folder.record.get("run_id") or run_id, folder.record.get("status")
         folder.tidy()
         if former == "done" and cfg.resume:
@@ -55,7 +64,7 @@ def execute(cfg: DictConfig, path: Path, run_id: str, progress: Progress | None 
             folder.remove_checkpoint()  # a finished run that is made again is made anew
         try:
             with files.disk_errors():
-                return _execute(cfg, folder, run_id, progress, memory, stop, tracking)
+                return _execute(cfg, folder, run_id, progress, parts, memory, stop, tracking)
         except BaseException as error:
             # A run that cannot go on now (its data are away, say) can go on later: it stays interrupted.
             begun = isinstance(error, ConfigError) and bool(folder.checkpoints())
@@ -72,12 +81,13 @@ def _execute(
     folder: RunFolder,
     run_id: str,
     progress: Progress,
+    parts: Assembly | None,
     memory: hardware.PeakMemory,
     stop: Stop,
     tracking: Tracking,
 ) -> nn.Module:
     begin(cfg, folder, run_id)
-    parts = assemble(cfg)
+    parts = parts or assemble(cfg)
     machine, made = execution.begin(parts, folder, memory)
     log.info("%s", opening(parts, machine))
     # How a run starts, in this order: from its own checkpoint, else from the source, else from random parameters.

@@ -1,6 +1,7 @@
 """Durations in any unit, learning-rate schedules, and optimizer groups made from a strategy's rules."""
 
 import copy
+import functools
 import inspect
 import math
 import re
@@ -8,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -180,7 +182,7 @@ class Groups:
         ]
         self.lr = lr
         try:
-            self.made = make(groups, lr=lr, **settings)
+            self.made = uncompiled(make, groups, lr=lr, **settings)
         except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             given = ", ".join(f"optimizer.{key}={value}" for key, value in settings.items())
             raise ConfigError(
@@ -242,6 +244,21 @@ class Groups:
         """How many parameters of the model train at some time in the run."""
         ours = {id(p) for p in self.model.parameters()}
         return sum(p.numel() for group in self.groups for p in group["params"] if id(p) in ours)
+
+
+def uncompiled(make: Callable[..., Optimizer], *args: Any, **settings: Any) -> Optimizer:
+    """An optimizer of torch's that never imports torch's compiler, which takes two thirds of the time that torch does.
+
+    Every method of an optimizer imports it to keep itself out of what is compiled. No optimizer is compiled here.
+    """
+    for method in vars(Optimizer).values():
+        if hasattr(method, "__wrapped__"):  # by `torch._disable_dynamo`, which looks for what to call in its stead
+            method.__wrapped__.__dict__.setdefault("__dynamo_disable", method.__wrapped__)
+    made = make(*args, **settings)
+    plain = inspect.unwrap(type(made).step)
+    if type(made).__module__.startswith("torch.optim.") and not made.defaults.get("differentiable"):
+        made.step = functools.partial(torch.no_grad()(plain), made)  # type: ignore[method-assign]
+    return made
 
 
 def _start(rule: Rule, units: Units) -> int:

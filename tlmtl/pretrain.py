@@ -1,6 +1,7 @@
 """`source=pretrain`: train the model on a source data set first, once, and keep it under its hash for all runs."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,25 +21,35 @@ from tlmtl.store.inuse import hold
 log = logging.getLogger("tlmtl")
 
 
-def with_source(cfg: DictConfig) -> DictConfig:
+def with_source(cfg: DictConfig, before_training: Callable[[], object] = lambda: None) -> DictConfig:
     """`cfg` with its pre-trained source in place (`source.path`), trained now if it is not in the cache.
 
     Two processes that ask at once train it once: the second waits. Configs without such a source come back as they are.
+
+    Arguments:
+        before_training: called before a source is trained here.
     """
-    if "dataset" not in cfg.source or not identity.needs_source(cfg):
+    if not pretrains(cfg):
         return cfg
     job = source_config(cfg)
     path, key = _place(cfg, job)
-    files.make_folder(path.parent, "output.cache")
-    with FileLock(path.with_name(f"{path.name}.lock")):
-        if not _there(path):
-            label = f"pre-training {cfg.composed.choices.get('model', 'the model')} on the source data"
-            log.info("%s (once; kept in %s)", label, path)
-            execute(job, path, new_run_id("pretrain", key), choose(cfg.progress, label))
+    if not _there(path):
+        before_training()
+        files.make_folder(path.parent, "output.cache")
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            if not _there(path):
+                label = f"pre-training {cfg.composed.choices.get('model', 'the model')} on the source data"
+                log.info("%s (once; kept in %s)", label, path)
+                execute(job, path, new_run_id("pretrain", key), choose(cfg.progress, label))
     hold(path)
     ready = cfg.copy()
     OmegaConf.update(ready, "source.path", str(path), force_add=True)
     return ready
+
+
+def pretrains(cfg: DictConfig) -> bool:
+    """Whether the run needs a source that is trained by this program."""
+    return "dataset" in cfg.source and identity.needs_source(cfg)
 
 
 def kept(cfg: DictConfig) -> str | None:
@@ -60,14 +71,16 @@ def _there(path: Path) -> bool:
 
 
 def check(cfg: DictConfig) -> Assembly:
-    """Build what `cfg` names, and what its source's pre-training would, without training anything.
+    """Build what `cfg` names, and what its source's pre-training would where that is still to be done, without training
+    anything.
 
     Raises ConfigError for what is wrong with either.
     """
     parts = assemble(cfg, with_source=False)
-    if "dataset" in cfg.source and identity.needs_source(cfg):
+    if pretrains(cfg):
         try:
-            assemble(source_config(cfg), with_source=False)
+            if kept(cfg) is None:
+                assemble(source_config(cfg), with_source=False)
         except ConfigError as error:
             raise ConfigError(f"In the pre-training of the source (keys under 'source.'): {error}") from error
     return parts

@@ -117,6 +117,15 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def forget() -> None:
+    """In a process that was forked from one that watches for signals: it is another, which may watch for its own."""
+    global _active
+    _active = None
+    for number in SIGNALS:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+
+
 def error_for(number: int, message: str) -> Stopped:
     return Interrupted(message) if number == signal.SIGINT else Preempted(message, number)
 

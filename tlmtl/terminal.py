@@ -34,8 +34,13 @@ class Lasting:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
+own = False  # whether this process is the command line's, and nobody else's code runs in it
+
+
 def outlive() -> None:
-    """From now on the program outlives its standard output and standard error."""
+    """From now on the program, which has this process to itself, outlives its standard output and standard error."""
+    global own
+    own = True
     for name in ("stdout", "stderr"):
         if stream := getattr(sys, name):
             setattr(sys, name, Lasting(stream))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from tlmtl.optim import uncompiled
+
 # Optimizers whose update is linear in the learning rate and does not look at the parameter, and whether they decay it apart
 # from the gradient.
 LINEAR: dict[type[Optimizer], bool] = {SGD: False, Adam: False, AdamW: True}
@@ -89,7 +91,7 @@ class Steps:
         for direction in self.directions:
             direction.requires_grad_(False)
         quick = {"fused": True} if settings.get("fused") is None and settings.get("foreach") is None else {}
-        self.optimizer = make(self.directions, lr=1.0, weight_decay=0.0, **{**settings, **quick})  # type: ignore[call-arg]
+        self.optimizer = uncompiled(make, self.directions, lr=1.0, weight_decay=0.0, **{**settings, **quick})
 
     @torch.no_grad()
     def clip(self, norms: Tensor) -> None:

@@ -33,9 +33,12 @@ def clean(rows: pd.DataFrame, origin: list[tuple[Path, int]] | None = None) -> p
     """
     typed = {}
     for name, cells in rows.items():
+        if cells.dtype.kind in "iuf" and (name in NUMBERS or is_measured(str(name))):
+            typed[name] = cells.astype(float)
+            continue
         text = _text(cells)
         if is_measured(str(name)):
-            typed[name] = _numbers(cells, text, str(name), origin)
+            typed[name] = _numbers(text, str(name), origin)
         else:
             typed[name] = number_or_text(text) if name in NUMBERS else text
     frame = pd.DataFrame(typed, index=rows.index)
@@ -101,9 +104,7 @@ def _text(cells: pd.Series) -> pd.Series:
     return text.where(text != "")
 
 
-def _numbers(cells: pd.Series, text: pd.Series, name: str, origin: list[tuple[Path, int]] | None) -> pd.Series:
-    if pd.api.types.is_numeric_dtype(cells):
-        return cells.astype(float)
+def _numbers(text: pd.Series, name: str, origin: list[tuple[Path, int]] | None) -> pd.Series:
     numbers = pd.to_numeric(text, errors="coerce").astype(float)
     wrong = (numbers.isna() & text.notna() & (text.str.lower() != "nan")).to_numpy()
     if wrong.any():

@@ -9,11 +9,17 @@ NAMES = [str(digit) for digit in range(10)]
 
 
 def scans() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (1797, 8, 8), scaled from 0..16 to 0..255, and the digits (1797,)."""
-    from sklearn.datasets import load_digits
+    """uint8 (1797, 8, 8), scaled from 0..16 to 0..255, and the digits (1797,).
 
-    bunch = load_digits()
-    return (bunch.images * (255 / 16)).round().astype(np.uint8), bunch.target.astype(np.int64)
+    Read from the wheel's own gzipped CSV: importing scikit-learn for it takes as long as importing torch.
+    """
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    spec = find_spec("sklearn")  # without importing it
+    assert spec is not None and spec.origin is not None
+    table = np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return (table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8), table[:, -1].astype(np.int64)
 
 
 def digits() -> Examples:

@@ -5,12 +5,14 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from tlmtl import files
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERSION = "4"  # of what is found; another one is not read
 STAMP = ["size", "mtime", "ctime"]
@@ -36,11 +38,13 @@ def place(key: str, cache: Path | None) -> Path | None:
     return cache / "scans" / name if cache is not None and key else None
 
 
-def recall(place: Path | None, names: Sequence[str], stamps: np.ndarray, fields: Sequence[str]) -> pd.DataFrame:
+def recall(place: Path | None, names: Sequence[str], stamps: np.ndarray, fields: Sequence[str]) -> "pd.DataFrame":
     """A row for each of `names` whose stamp (N, 3) is the one that is kept, indexed by position in `names`.
 
     Empty where nothing usable is kept.
     """
+    import pandas as pd
+
     nothing = pd.DataFrame({name: [] for name in fields}, index=np.empty(0, dtype=np.int64))
     table = _kept(place)
     if table is None or not {"name", *STAMP, *fields} <= set(table.column_names):
@@ -69,7 +73,7 @@ def _kept(place: Path | None) -> Any:
     return table if (table.schema.metadata or {}).get(b"version") == VERSION.encode() else None
 
 
-def keep(place: Path | None, names: Sequence[str], stamps: np.ndarray, found: pd.DataFrame) -> None:
+def keep(place: Path | None, names: Sequence[str], stamps: np.ndarray, found: "pd.DataFrame") -> None:
     """Keep `found`, a row for each of `names`, beside what is known of other files in the same place.
 
     A cache that cannot be written costs time alone.

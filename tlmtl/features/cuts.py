@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtl.errors import ConfigError
 from tlmtl.models.encoder import Encoder, evaluating
@@ -136,12 +135,28 @@ def _restless(module: nn.Module) -> bool:
 def _share(encoder: Encoder, row: Stages, at: int) -> float:
     """The share of the backbone's operations on an image that its lower part takes."""
     blank = encoder.blank()
-    whole = operations(encoder.module, blank)
-    return operations(Front(encoder.module, row, at), blank) / max(1, whole)
+    whole, _ = operations(encoder.module, blank)
+    return operations(Front(encoder.module, row, at), blank)[0] / max(1, whole)
 
 
-def operations(module: nn.Module, input: Tensor) -> int:
-    """Floating-point operations of the matrix products and convolutions with which `module` takes `input`."""
-    with torch.no_grad(), evaluating(module), FlopCounterMode(display=False) as counter:
-        module(input)
-    return counter.get_total_flops()
+def operations(module: nn.Module, input: Tensor) -> tuple[int, int]:
+    """Floating-point operations with which `module` takes `input`: of linear layers and convolutions, and of convolutions.
+
+    torch's own counter says the same of them (and counts attention's products of activations, which this does not); it takes
+    as long to import as torch does.
+    """
+    counts = {True: 0, False: 0}
+
+    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(layer.weight, Tensor)
+        counts[not isinstance(layer, nn.Linear)] += 2 * output.numel() * layer.weight[0].numel()
+
+    layers = [one for one in module.modules() if isinstance(one, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with torch.no_grad(), evaluating(module):
+            module(input)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(counts.values()), counts[True]

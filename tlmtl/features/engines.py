@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtl.errors import ConfigError, TlmtlError, nearest
 from tlmtl.features import onnxruntime, openvino
+from tlmtl.features.cuts import operations
 from tlmtl.features.graph import graph_of
 from tlmtl.models.encoder import evaluating
 
@@ -110,7 +110,8 @@ class Engines:
         self.graph: bytes | None = None
 
     def _order(self, image: Tensor, images: int) -> list[str]:
-        total, convolutions = _operations(self.module, image)
+        first = next(self.module.parameters(), image)
+        total, convolutions = operations(self.module, image.to(first.device, first.dtype))
         if total * images < LEAST:
             return ["torch"]
         wanted = ["openvino"] + ["onnxruntime"] * (not self.half and convolutions > total / 2)
@@ -213,13 +214,3 @@ def _refusing() -> Iterator[None]:
 def _missing(name: str) -> list[str]:
     """The packages of an engine that are not installed."""
     return [package for package in PACKAGES[name] if importlib.util.find_spec(package) is None]
-
-
-def _operations(module: nn.Module, image: Tensor) -> tuple[int, int]:
-    """Floating-point operations for one image: of all matrix products and convolutions, and of convolutions."""
-    first = next(module.parameters(), image)
-    image = image.to(first.device, first.dtype)
-    with torch.no_grad(), evaluating(module), FlopCounterMode(display=False) as counter:
-        module(image)
-    by_kind = counter.get_flop_counts().get("Global", {})
-    return counter.get_total_flops(), sum(n for kind, n in by_kind.items() if "convolution" in str(kind))

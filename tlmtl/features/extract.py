@@ -141,7 +141,7 @@ class Extractor:
     def _call(self, input: Tensor) -> Tensor:
         first = next(self.front.parameters())
         input = self._input(input)
-        with evaluating(self.front), self.machine.fabric.autocast():
+        with evaluating(self.front), self.machine.autocast():
             made = self.front(input.to(first.dtype) if first.dtype == torch.bfloat16 else input)
         return made.float().cpu()
 

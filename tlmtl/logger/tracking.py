@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from tlmtl import identity
@@ -84,6 +83,8 @@ class Tracking:
 
 def _results(path: Path) -> Mapping[str, float]:
     """What the rows of a finished run say of the test split, by `test/<metric>/<task>`."""
+    import pandas as pd
+
     found = {}
     for row in pd.read_csv(path).to_dict("records"):
         for name, value in row.items():

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-Work = tuple[Any, str, str, dict[str, str]]  # a run's config as containers, its folder, its id, hashes of its config
+Work = tuple[Any, str, str, dict[str, str]]  # a run's config, its folder, its id, hashes of its config
 
 
 def main(work: list[Work], pipe: Connection, judged: bool) -> None:
@@ -71,7 +71,7 @@ def _run(work: Work, pipe: Connection, judged: bool) -> tuple[str, str, bool, in
     config, folder, run_id, _ = work
     try:
         told = Messages(_numbered(pipe, 0), _kept_up(pipe.recv) if judged else None)
-        job.execute(_config(config), Path(folder), run_id, told)
+        job.execute(config, Path(folder), run_id, told)
     except Pruned as error:
         return "pruned", str(error), False, 0
     except TlmtlError as error:
@@ -89,7 +89,7 @@ def _run_together(work: list[Work], pipe: Connection) -> tuple[str, str, bool, i
         _kept_up(pipe.send)(("ended", number, *(("done", "", False) if error is None else _ended(error))))
 
     planned = [
-        Planned(_config(config), Path(folder), run_id, Messages(_numbered(pipe, number)), ids)
+        Planned(config, Path(folder), run_id, Messages(_numbered(pipe, number)), ids)
         for number, (config, folder, run_id, ids) in enumerate(work)
     ]
     try:
@@ -97,12 +97,6 @@ def _run_together(work: list[Work], pipe: Connection) -> tuple[str, str, bool, i
     except Stopped as error:
         return "interrupted", "", False, error.exit_code
     return "done", "", False, 0
-
-
-def _config(config: Any) -> Any:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.create(config)
 
 
 def _ended(error: BaseException) -> tuple[str, str, bool]:

@@ -178,7 +178,7 @@ def _best(same: list["Job"], workers: int, limits: Limits) -> Units:
 
 def _cut(bucket: list["Job"], parts: int) -> Units:
     """So many units of nearly equal size, runs of one length and that draw the same beside each other."""
-    ordered = sorted(bucket, key=lambda item: (item.steps, _draws(item)))
+    ordered = sorted(bucket, key=lambda item: (item.steps, item.draws))
     size = math.ceil(len(bucket) / parts)
     return [ordered[at : at + size] for at in range(0, len(bucket), size)]
 
@@ -191,15 +191,9 @@ def _by_length(same: list["Job"]) -> Units:
     return list(found.values())
 
 
-def _draws(item: "Job") -> str:
-    """The same for runs that draw the same batches with the same dropout: what is seen of that in a config."""
-    keys = ("labels_per_class", "label_fraction", "subset_seed")
-    return str([item.cfg.seed, *(item.cfg.dataset.get(key) for key in keys), item.cfg.head.dropout])
-
-
 def _places(unit: Sequence["Job"]) -> tuple[int, int]:
     """Groups that draw the same, and heads with those that fill up the smaller groups (`bank.stack.Stack`)."""
-    sizes = Counter(_draws(item) for item in unit)
+    sizes = Counter(item.draws for item in unit)
     return len(sizes), len(sizes) * max(sizes.values())
 
 

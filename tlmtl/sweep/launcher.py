@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -19,6 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from tlmtl.errors import ConfigError
+from tlmtl.sweep import server
 
 if TYPE_CHECKING:
     from tlmtl.sweep.plan import Sweep
@@ -45,9 +47,14 @@ class TlmtlLauncher(Launcher):
 
     def launch(self, job_overrides: Any, initial_job_idx: int) -> list[JobReturn]:
         """Run every job of the sweep. Raises ConfigError before the first one starts if any is wrong."""
+        runner = self.runner  # first: what is not installed is said before anything starts
+        with server.quiet():
+            self._launch(job_overrides, runner)
+        return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+
+    def _launch(self, job_overrides: Any, runner: "Runner") -> None:
         from tlmtl.sweep.run import run_sweep
 
-        runner = self.runner  # first: what is not installed is said before anything starts
         if self.compose(list(job_overrides[0])).tune.trials is not None:
             from tlmtl.search.samplers import need_optuna
 
@@ -59,7 +66,6 @@ class TlmtlLauncher(Launcher):
             failed = run_sweep(self.plan(job_overrides), runner)
         if failed:
             raise SystemExit(1)  # every run has had its turn, and what failed has been said
-        return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
 
     @property
     def runner(self) -> "Runner":
@@ -137,34 +143,29 @@ def leaves_of(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 class TlmtlSweeper(Sweeper):
-    """Hydra's own sweeper, but that launchers are given only what was planned here."""
+    """Takes what Hydra's own sweeper takes, but that launchers are given only what was planned here."""
 
     def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
+        self.max_batch_size, self.params = max_batch_size, params or {}
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.loader, self.planner = hydra_context.config_loader, launcher_for(config, hydra_context, task_function)
+
+    def sweep(self, arguments: list[str]) -> Any:
         # Here, since Hydra loads its own plugins anew when it looks for them.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        self.basic = BasicSweeper(max_batch_size, params)
-        # It would compose every job, a tenth of a second each, to see whether that can be done. The launcher does, and says it.
-        self.basic.validate_batch_is_legal = lambda batch: None  # type: ignore[method-assign]
-
-    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        self.basic.hydra_context, self.basic.config = hydra_context, config
-        self.basic.launcher = launcher_for(config, hydra_context, task_function)
-
-    def sweep(self, arguments: list[str]) -> Any:
-        from hydra.errors import HydraException
-
-        from tlmtl.errors import ConfigError
-
-        try:
-            return self.basic.sweep(arguments)
-        except HydraException as error:
-            if "INTERVAL_SWEEP" not in str(error):
-                raise
+        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(words)
+        if any(one.is_sweep_override() and not one.is_discrete_sweep() for one in overrides):
             raise ConfigError(
                 "An interval cannot be swept, only searched: hydra/sweeper=optuna draws from it, and so does tune.space.KEY "
                 "with tune.trials. A sweep takes lists and ranges."
-            ) from error
+            )
+        returned: list[JobReturn] = []
+        for batch in BasicSweeper.split_arguments(overrides, self.max_batch_size):
+            returned += self.planner.launch(batch, len(returned))
+        return returned
 
 
 def _key(override: str) -> str:

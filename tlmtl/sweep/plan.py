@@ -1,9 +1,9 @@
 """From the configs of a sweep to its jobs: checked, made unique, each with its folder and whether it is to be run."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from tlmtl import files, identity, outcome
 from tlmtl.assemble import Assembly, assemble
 from tlmtl.errors import ConfigError
 from tlmtl.execution import image_steps
-from tlmtl.pretrain import check, kept, with_source
+from tlmtl.initial import keep
+from tlmtl.pretrain import check, kept, pretrains, with_source
 from tlmtl.results import RunFolder, new_run_id
+from tlmtl.sweep import server
 from tlmtl.sweep.collect import rows_of
 from tlmtl.sweep.fuse import Head, head_of
 from tlmtl.sweep.limits import Limits, limits_of
@@ -45,6 +47,12 @@ class Job:
     ids: dict[str, str] = field(default_factory=dict)  # hashes of its config
     unit: str = ""  # the same for jobs that one process runs together
     together: int = 1  # how many those are
+
+    @cached_property
+    def draws(self) -> str:
+        """The same for runs that draw the same batches with the same dropout: what is seen of that in a config."""
+        keys = ("labels_per_class", "label_fraction", "subset_seed")
+        return str([self.cfg.seed, *(self.cfg.dataset.get(key) for key in keys), self.cfg.head.dropout])
 
     @property
     def has_checkpoint(self) -> bool:
@@ -86,16 +94,16 @@ class Known:
     # By group, and what backbone and data stand on: repeats that agree in those differ in nothing that could be wrong.
     checked: dict[str, Checked] = field(default_factory=dict)
     ready: dict[str, Checked] = field(default_factory=dict)  # the same, with sources in place
-    sources: dict[str, str | None] = field(default_factory=dict)  # folders of pre-trained sources
+    sources: dict[str, str | None] = field(default_factory=dict)  # by backbone: the folder of its pre-trained source
     # By the config's identity as an object: the config, its hashes, and that of what its backbone and data stand on.
-    ids: dict[int, tuple[DictConfig, dict[str, str], str]] = field(default_factory=dict)
+    ids: dict[int, tuple[DictConfig, tuple[dict[str, str], str]]] = field(default_factory=dict)
     # The last objects that were built, by what others like them have in common.
     alike: dict[str, Assembly] = field(default_factory=dict)
 
     def ids_of(self, cfg: DictConfig) -> tuple[dict[str, str], str]:
         if id(cfg) not in self.ids:
-            self.ids[id(cfg)] = (cfg, identity.ids(cfg), identity.backbone_id(cfg))
-        return self.ids[id(cfg)][1:]
+            self.ids[id(cfg)] = (cfg, identity.ids_and_backbone(cfg))
+        return self.ids[id(cfg)][1]
 
 
 @dataclass
@@ -169,7 +177,11 @@ def open_sweep(cfg: DictConfig, name: str) -> Sweep:
 def check_job(cfg: DictConfig, label: str, known: Known) -> Checked:
     """What can be known of a job before its source is trained. Raises ConfigError, naming the job, for what is wrong."""
     ids, backbone = known.ids_of(cfg)
-    return _check(cfg, label, (ids["group_id"], backbone), known, with_sources=not _pretrains(cfg))
+    try:
+        sourced = _sourced(cfg, backbone, known, train=False)
+    except ConfigError:  # said by the check, with the place that it is in
+        sourced = False
+    return _check(cfg, label, (ids["group_id"], backbone), known, with_sources=sourced)
 
 
 def plan_job(cfg: DictConfig, label: str, key: str, sweep: Path, known: Known) -> Job:
@@ -180,7 +192,7 @@ def plan_job(cfg: DictConfig, label: str, key: str, sweep: Path, known: Known) -
     """
     limits = limits_of(cfg)
     ids, backbone = known.ids_of(cfg)
-    cfg, sourced = _sourced(cfg, known.sources, limits.dry_run)
+    sourced = _sourced(cfg, backbone, known, train=not limits.dry_run)
     found = _check(cfg, label, (ids["group_id"], backbone), known, with_sources=sourced)
     record = RunFolder(sweep / key).record
     reason = _reason(sweep / key, record, found, limits)
@@ -205,6 +217,8 @@ def _check(cfg: DictConfig, label: str, ids: tuple[str, str], known: Known, with
         except ConfigError as error:
             raise _named(error, label) from error
         known.alike = {alike: parts}
+        if server.forks():
+            keep(cfg, parts.source)
         further = {name: data.hash for name, data in parts.further.items()}
         own = outcome.hashes(parts)
         source = own["source_hash"] if with_sources or not identity.needs_source(cfg) else UNKNOWN
@@ -214,27 +228,23 @@ def _check(cfg: DictConfig, label: str, ids: tuple[str, str], known: Known, with
     return seen[group]
 
 
-def _sourced(cfg: DictConfig, known: dict[str, str | None], dry: bool) -> tuple[DictConfig, bool]:
-    """`cfg` with its pre-trained source, asked for once per model and source; whether there is one now.
+def _sourced(cfg: DictConfig, backbone: str, known: Known, train: bool) -> bool:
+    """Whether the run's pre-trained source is there, if it needs one; `cfg` then names it. Looked for once per backbone.
 
     Arguments:
-        dry: whether a source that is not there stays so.
+        train: whether a source that is not there is made.
     """
-    if not _pretrains(cfg):
-        return cfg, True
-    parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "source", "hardware")}
-    key = json.dumps(parts, sort_keys=True, default=str)
-    if key not in known:
-        known[key] = kept(cfg) if dry else with_source(cfg).source.path
-    if known[key] is None:
-        return cfg, False
-    ready = cfg.copy()
-    OmegaConf.update(ready, "source.path", known[key], force_add=True)
-    return ready, True
-
-
-def _pretrains(cfg: DictConfig) -> bool:
-    return "dataset" in cfg.source and identity.needs_source(cfg)
+    if not pretrains(cfg):
+        return True
+    if backbone not in known.sources:
+        known.sources[backbone] = kept(cfg)
+    if known.sources[backbone] is None and train:
+        # What trains here cannot be forked from afterwards.
+        known.sources[backbone] = with_source(cfg, server.start).source.path
+    path = known.sources[backbone]
+    if path is not None:
+        OmegaConf.update(cfg, "source.path", path, force_add=True)
+    return path is not None
 
 
 def _reason(folder: Path, record: dict[str, Any], now: Checked, limits: Limits) -> str:

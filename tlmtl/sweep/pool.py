@@ -1,7 +1,6 @@
-"""Runs a sweep's jobs, floor(cores / threads) at a time, in children of a fork server that has imported everything.
+"""Runs a sweep's jobs, floor(cores / threads) at a time, in children of a fork server (`server.py`).
 
-A child that raises, exits, hangs or is killed costs only its own run. No child outlives the parent, however that ends. No
-torch operation may run in the fork server on more than one thread: only imports, and what `preload.py` loads.
+A child that raises, exits, hangs or is killed costs only its own run. No child outlives the parent, however that ends.
 """
 
 import contextlib
@@ -9,25 +8,20 @@ import multiprocessing as mp
 import signal
 import time
 from collections.abc import Sequence
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from tlmtl import hardware, job, stopping
 from tlmtl.errors import TlmtlError
 from tlmtl.results import RunFolder
-from tlmtl.sweep import child, fuse, preload
+from tlmtl.sweep import child, fuse, server
 from tlmtl.sweep.agree import agree
 from tlmtl.sweep.limits import Limits, limits_of
 from tlmtl.sweep.plan import Job, Judge, More
 from tlmtl.sweep.running import Running
 from tlmtl.sweep.show import Board, board
 
-PRELOAD = ["tlmtl.job", "tlmtl.sweep.child", "torchvision", "torchmetrics.functional", "sklearn.datasets", "pandas"]
-PRELOAD += ["psutil", "tlmtl.sweep.preload"]
 TICK = 0.5  # seconds between looks at clocks and memory
 GRACE = 60.0  # seconds in which a run that is told to stop may finish its step and write its checkpoint
 STARTS = 3  # how often a process is asked for before the sweep gives up
@@ -41,6 +35,7 @@ def run_jobs(jobs: Sequence[Job], judge: Judge | None = None, more: More | None 
     """
     shown = list(jobs)  # the table's own list, which grows with `more`
     workers = workers_for(shown)
+    server.start()
     agree(shown)
     alone = judge is not None or more is not None  # what a search draws next depends on each run
     units = [[item] for item in shown] if alone else fuse.units(shown, workers, limits_of(shown[0].cfg))
@@ -52,21 +47,6 @@ def workers_for(jobs: list[Job]) -> int:
     cores = hardware.threads_of("auto", None)
     wanted = jobs[0].cfg.hardware.workers
     return max(1, min(len(jobs), wanted or cores // max(item.threads for item in jobs)))
-
-
-def _start_server() -> None:
-    """Start the fork server where there is none yet, deaf to Ctrl-C from its first moment: a terminal sends that to it, too,
-    and its imports take seconds."""
-    before = None
-    with contextlib.suppress(ValueError):  # not in the main thread
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        forkserver.ensure_running()
-    except (OSError, EOFError):  # asked again, and said, when the first process is started
-        pass
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
 
 
 class _Pool:
@@ -85,15 +65,11 @@ class _Pool:
         self.jobs, self.workers, self.shown, self.judge, self.more, self.stop = jobs, workers, shown, judge, more, stop
         self.limits: Limits = limits_of(jobs[0].cfg)
         self.context: ForkServerContext = mp.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
-        if len(units) > 1 or more is not None:
-            preload.announce([item.cfg for item in jobs])
         self.waiting, self.running = units, list[Running]()
         self.tries: dict[str, int] = {}
         self.stopping = False
 
     def run(self) -> None:
-        _start_server()
         try:
             while self.running or (self.waiting and self.stop.asked is None):
                 while self.waiting and len(self.running) < self.workers and self.stop.asked is None:
@@ -108,7 +84,6 @@ class _Pool:
                     self._ended(one)
                 self.shown.tick()
         finally:  # nothing runs unless something went wrong here, or Ctrl-C came a second time
-            preload.forget()
             for one in self.running:
                 one.kill()
             for one in self.running:
@@ -128,7 +103,7 @@ class _Pool:
             item.state, item.note, item.unit, item.together = "running", "", unit[0].key, len(unit)
             self.shown.started(item)
         ours, theirs = self.context.Pipe()
-        work = [(OmegaConf.to_container(item.cfg), str(item.folder), item.run_id, item.ids) for item in unit]
+        work = [(item.cfg, str(item.folder), item.run_id, item.ids) for item in unit]
         arguments = (work, theirs, self.judge is not None)
         for left in reversed(range(STARTS)):
             process = self.context.Process(target=child.main, args=arguments, daemon=False)

@@ -1,8 +1,10 @@
-"""Metrics by kind of task, all computed by torchmetrics (imported when first measured). Which way is better is told by
-their names: `tlmtl.compare.metrics`."""
+"""Metrics by kind of task. Which way is better is told by their names: `tlmtl.compare.metrics`.
+
+Areas under curves are scikit-learn's (imported when first measured), the rest is a few lines of torch; all of them agree with
+scikit-learn (`tests/test_task_kinds.py`, `tests/test_tasks.py`).
+"""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,118 +12,147 @@ from torch import Tensor
 BINS = 15  # of a calibration error
 
 
-def _classification(function: str, average: str) -> Callable[..., Tensor]:
-    """(scores (n, K), classes (n,), K) -> scalar."""
+def _accuracy(scores: Tensor, target: Tensor, classes: int) -> Tensor:
+    return (scores.argmax(1) == target).sum() / len(target)
 
-    def measured(scores: Tensor, target: Tensor, classes: int) -> Tensor:
-        from torchmetrics.functional import classification
 
-        return getattr(classification, function)(scores, target, classes, average=average)
-
-    return measured
+def _counts(scores: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """By class: how often it was right, how often it is there, how often it was predicted. Each (classes,)."""
+    answer = scores.argmax(1)
+    right, there, predicted = target[answer == target], target, answer
+    return tuple(torch.bincount(one, minlength=classes).float() for one in (right, there, predicted))  # type: ignore[return-value]
 
 
 def _balanced_accuracy(scores: Tensor, target: Tensor, classes: int) -> Tensor:
-    """The mean share of right answers over the classes that have examples. (torchmetrics counts a class without as 0 when
-    it was predicted once.) scikit-learn calls it balanced accuracy; for data sets such as Pets it is the mean per-class
-    accuracy."""
-    from torchmetrics.functional import classification
-
-    recall = classification.multiclass_accuracy(scores, target, classes, average="none")
-    return recall[target.unique()].mean()
+    """The mean share of right answers over the classes that have examples. scikit-learn calls it balanced accuracy; for data
+    sets such as Pets it is the mean per-class accuracy."""
+    right, there, _ = _counts(scores, target, classes)
+    seen = there > 0
+    return (right[seen] / there[seen]).mean()
 
 
-def _auroc(scores: Tensor, target: Tensor, classes: int) -> Tensor | None:
+def _macro_f1(scores: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Over the classes that are there or were predicted."""
+    right, there, predicted = _counts(scores, target, classes)
+    f1 = 2 * right / (there + predicted).clamp(min=1)
+    return (f1 / (there + predicted > 0).sum()).sum()
+
+
+def _auroc(scores: Tensor, target: Tensor, classes: int) -> float | None:
     """The area under the curve of each class's probability against the rest, averaged over the classes that are there; None
     where fewer than two are, since one class has no rest."""
-    from torchmetrics.functional import classification
-
     shares, seen = scores.double().softmax(1), target.unique().tolist()
     if len(seen) < 2:
         return None
-    return torch.stack([classification.binary_auroc(shares[:, i], (target == i).long()) for i in seen]).mean()
+    return sum(_area(shares[:, i], target == i) for i in seen) / len(seen)
 
 
 def _ece(scores: Tensor, target: Tensor, classes: int) -> Tensor:
-    """Expected calibration error with 15 bins of equal width (Guo et al. 2017, equation 3)."""
-    from torchmetrics.functional import classification
+    """Of the probability of the likeliest class."""
+    share, answer = scores.double().softmax(1).max(1)
+    return _calibration_error(share, answer == target)
 
-    return classification.multiclass_calibration_error(scores.double().softmax(1), target, classes, n_bins=BINS)
+
+def _calibration_error(share: Tensor, right: Tensor) -> Tensor:
+    """Expected calibration error with 15 bins of equal width (Guo et al. 2017, equation 3); a probability of 1 is a bin.
+
+    Arguments:
+        share: probabilities (n,).
+        right: bool (n,), what came.
+    """
+    bins = torch.bucketize(share, torch.linspace(0, 1, BINS + 1, dtype=share.dtype), right=True)
+    return torch.zeros(BINS + 2, dtype=share.dtype).index_add(0, bins, share - right.to(share)).abs().sum() / len(share)
 
 
-def _regression(function: str, **settings: Any) -> Callable[..., Tensor]:
-    """(values (n,), targets (n,)) -> scalar. None of them changes when both are shifted, and sums of squares far from zero
-    would lose their digits."""
+def _mse(values: Tensor, target: Tensor) -> Tensor:
+    return (values - target).square().sum() / len(target)
+
+
+def _r2(values: Tensor, target: Tensor) -> Tensor:
+    """1 - squared error / variance; 1 for a perfect answer to targets that do not vary, 0 for another one."""
+    squared = (values - target).square().sum()
+    varied = target.square().sum() - target.sum() * (target.sum() / len(target))
+    return torch.where(varied > 0, 1 - squared / varied, (squared <= 0).to(squared))
+
+
+def _centred(metric: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """(values (n,), targets (n,)) -> scalar. No metric changes when both are shifted, and sums of squares far from zero would
+    lose their digits."""
 
     def measured(values: Tensor, target: Tensor) -> Tensor:
-        from torchmetrics.functional import regression
-
         centre = target.double().mean()
-        return getattr(regression, function)(values.double() - centre, target.double() - centre, **settings)
+        return metric(values.double() - centre, target.double() - centre)
 
     return measured
 
 
-def _label_ece(said: Tensor, true: Tensor) -> Tensor:
-    """How far a label's probability is from how often it is there, in 15 bins of equal width."""
-    from torchmetrics.functional import classification
+def _area(share: Tensor, true: Tensor) -> float:
+    """Under the curve of true against false alarms."""
+    from sklearn.metrics import roc_auc_score
 
-    return classification.binary_calibration_error(said, true, n_bins=BINS)
+    return float(roc_auc_score(true.numpy(), share.numpy()))
 
 
-def _both_sides(said: Tensor, true: Tensor) -> Tensor:
+def _average_precision(share: Tensor, true: Tensor) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(true.numpy(), share.numpy()))
+
+
+def _label_f1(share: Tensor, true: Tensor) -> Tensor:
+    answer = share > 0.5
+    return 2 * (answer & true).sum() / (answer.sum() + true.sum())
+
+
+def _both_sides(share: Tensor, true: Tensor) -> Tensor:
     """The mean share of right answers where a label is there and where it is not."""
-    right = ((said > 0.5) == true.bool()).double()
-    return (right[true == 1].mean() + right[true == 0].mean()) / 2
+    right = ((share > 0.5) == true).double()
+    return (right[true].mean() + right[~true].mean()) / 2
 
 
 def _multilabel(
-    function: str | Callable[[Tensor, Tensor], Tensor], defined: Callable[[Tensor, Tensor], Any]
-) -> Callable[..., float | None]:
+    metric: Callable[[Tensor, Tensor], Tensor | float], defined: Callable[[Tensor, Tensor], bool | Tensor]
+) -> Callable[[Tensor, Tensor], float | None]:
     """(scores (n, K), labels (n, K) with NaN for unknown) -> the mean over the labels where it is defined; None if nowhere.
 
-    Label by label, by a function of torchmetrics (its name) or of ours, because torchmetrics' own multilabel metrics need two
-    labels, and count an undefined one as 0.
+    Arguments:
+        metric: of one label's probabilities (n,) and whether it is there, bool (n,); `defined` on the same.
     """
 
     def measured(scores: Tensor, target: Tensor) -> float | None:
-        from torchmetrics.functional import classification
-
-        found = []
-        for score, labels in zip(scores.double().sigmoid().unbind(1), target.unbind(1), strict=True):
+        values = []
+        for share, labels in zip(scores.double().sigmoid().unbind(1), target.unbind(1), strict=True):
             known = ~labels.isnan()
-            said, true = score[known], labels[known].long()
-            if len(true) and defined(said, true):
-                compute = getattr(classification, function) if isinstance(function, str) else function
-                found.append(compute(said, true))
-        return float(torch.stack(found).mean()) if found else None
+            if known.any() and defined(share[known], labels[known] == 1):
+                values.append(torch.as_tensor(metric(share[known], labels[known] == 1)))
+        return float(torch.stack(values).mean()) if values else None
 
     return measured
 
 
-def _mixed(said: Tensor, true: Tensor) -> bool:
-    return bool(true.any() and not true.all())
+def _mixed(share: Tensor, true: Tensor) -> Tensor:
+    return true.any() & ~true.all()
 
 
-CLASSIFICATION = {
-    "accuracy": _classification("multiclass_accuracy", "micro"),
+CLASSIFICATION: dict[str, Callable[[Tensor, Tensor, int], Tensor | float | None]] = {
+    "accuracy": _accuracy,
     "mean_class_accuracy": _balanced_accuracy,
     "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": _classification("multiclass_f1_score", "macro"),  # over classes that are there or were predicted
+    "macro_f1": _macro_f1,
     "auroc": _auroc,
     "ece": _ece,
 }
 REGRESSION = {
-    "mae": _regression("mean_absolute_error"),
-    "mse": _regression("mean_squared_error"),
-    "rmse": _regression("mean_squared_error", squared=False),
-    "r2": _regression("r2_score"),
+    "mae": _centred(lambda values, target: (values - target).abs().sum() / len(target)),
+    "mse": _centred(_mse),
+    "rmse": _centred(lambda values, target: _mse(values, target).sqrt()),
+    "r2": _centred(_r2),
 }
 MULTILABEL = {  # at a probability of 0.5 where a threshold is needed
-    "accuracy": _multilabel("binary_accuracy", lambda said, true: True),
+    "accuracy": _multilabel(lambda share, true: ((share > 0.5) == true).sum() / len(true), lambda share, true: True),
     "balanced_accuracy": _multilabel(_both_sides, _mixed),
-    "macro_f1": _multilabel("binary_f1_score", lambda said, true: true.any() or (said > 0.5).any()),
-    "mean_average_precision": _multilabel("binary_average_precision", lambda said, true: true.any()),
-    "macro_auroc": _multilabel("binary_auroc", _mixed),
-    "ece": _multilabel(_label_ece, lambda said, true: True),
+    "macro_f1": _multilabel(_label_f1, lambda share, true: true.any() | (share > 0.5).any()),
+    "mean_average_precision": _multilabel(_average_precision, lambda share, true: true.any()),
+    "macro_auroc": _multilabel(_area, _mixed),
+    "ece": _multilabel(_calibration_error, lambda share, true: True),
 }
