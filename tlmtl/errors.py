@@ -1,5 +1,10 @@
 """What can go wrong by a user's doing, as one exception per exit code. The front door prints the message alone."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
+INSTALL = {"sklearn": "scikit-learn"}  # packages that are installed by another name
+
 
 class TlmtlError(Exception):
     """Something a user can cause: shown without a traceback (`--debug` shows it)."""
@@ -41,6 +46,16 @@ class Preempted(Stopped):
     def __init__(self, message: str, number: int = 15) -> None:
         super().__init__(message)
         self.signal = number
+
+
+def folder_of_package(package: str, needed_by: str) -> Path:
+    """The folder of an installed package, which is not imported. Raises ConfigError where it is not installed."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            f"{needed_by} needs the package '{package}', which is not installed: pip install {INSTALL.get(package, package)}."
+        )
+    return Path(spec.origin).parent
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -14,9 +14,10 @@ from tlmtl.check.labels import Labels
 from tlmtl.config import build, check_dataset, find_target
 from tlmtl.data import duplicates
 from tlmtl.data.augment import augmentation
-from tlmtl.data.dataset import labelled, plain, shared_settings
+from tlmtl.data.dataset import labelled
 from tlmtl.data.examples import SPLITS, Examples
 from tlmtl.data.labels import columns_of, select_tasks, with_reconstruction
+from tlmtl.data.read import plain, shared_settings
 from tlmtl.data.splits import divide_copies
 from tlmtl.errors import ConfigError
 from tlmtl.ground import encoder_of

@@ -1,12 +1,8 @@
 """From `cfg.dataset` to streams: examples of a family, their splits, the labelled subset, the tasks, and all hashes."""
 
 import copy
-import hashlib
-import json
-import os
 import sys
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from tlmtl.config import build, check_dataset, find_target, keywords
-from tlmtl.data import duplicates, known
+from tlmtl.config import check_dataset, find_target, keywords
 from tlmtl.data.augment import augmentation
 from tlmtl.data.decoded import Decoded
 from tlmtl.data.examples import Examples
@@ -29,10 +24,9 @@ from tlmtl.data.labels import (
     with_reconstruction,
     without_labels,
 )
-from tlmtl.data.splits import divide_copies
+from tlmtl.data.read import digest, read
 from tlmtl.data.streams import Stream
 from tlmtl.data.subset import subset
-from tlmtl.errors import ConfigError
 from tlmtl.preprocess import Preprocess
 from tlmtl.schema import RECONSTRUCTION
 from tlmtl.tasks.base import Task
@@ -111,10 +105,7 @@ def load(node: DictConfig, tasks: Any, allow: list[str], cache: Path | None = No
     label to choose the best epoch by.
     """
     common, family = check_dataset(with_reconstruction(node), "dataset")
-    shared = {**shared_settings(common), "fold": common.fold, "on_duplicate": common.on_duplicate}
-    examples, splits, data_hash = _examples(
-        json.dumps([plain(family), shared], sort_keys=True), tuple(allow), _stamp(family), cache
-    )
+    examples, splits, data_hash = read(common, family, allow, cache)
     augmentation(common.augment)
     chosen = select_tasks(tasks, common.tasks, list(common.default_tasks), examples.no_labels)
     columns = columns_of(common)
@@ -171,12 +162,6 @@ def finds_tasks(node: DictConfig, where: str, allow: list[str]) -> bool:
     return hasattr(sys.modules[find_target(node, "dataset", where, allow).__module__], "tasks_of")
 
 
-def shared_settings(common: DictConfig) -> dict[str, Any]:
-    """What every family is given of the common settings, if it asks for it."""
-    kinds = {column: common.tasks[name].kind for name, column in columns_of(common).items()}
-    return {**{key: common[key] for key in ("split_seed", "val_fraction", "test_fraction")}, "kinds": kinds}
-
-
 def labelled(examples: Examples, common: DictConfig, train: np.ndarray) -> np.ndarray:
     """The training examples that `labels_per_class` or `label_fraction` keep, by the first task with one class each."""
     columns = columns_of(common).values()
@@ -189,55 +174,3 @@ def labelled(examples: Examples, common: DictConfig, train: np.ndarray) -> np.nd
         common.subset_seed,
         examples.classes.get(anchor or ""),
     )
-
-
-def plain(node: Any) -> Any:
-    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else {k: plain_value(v) for k, v in node.items()}
-
-
-def plain_value(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-
-
-@lru_cache(maxsize=4)  # the jobs of a sweep mostly share their data; the check before a sweep reads it once
-def _examples(
-    key: str, allow: tuple[str, ...], stamp: str, cache: Path | None
-) -> tuple[Examples, dict[str, np.ndarray], str]:
-    family, shared = json.loads(key)
-    fold, on_duplicate = shared.pop("fold"), shared.pop("on_duplicate")
-    try:
-        examples: Examples = build(family, "dataset", allow=list(allow), cache=cache, **shared)
-    except MemoryError as error:
-        settings = ", ".join(f"dataset.{key}={value}" for key, value in family.items() if key != "_target_")
-        raise ConfigError(f"The data set does not fit into memory as it is set ({settings}): {error}.") from error
-    duplicates.check_setting(on_duplicate)
-    fractions = shared["val_fraction"], shared["test_fraction"]
-    splits = divide_copies(examples, *fractions, shared["split_seed"], fold, on_duplicate)
-    facts = examples.images.facts
-    found = duplicates.report(
-        examples.hashes, facts.look if facts is not None else None, splits, examples.ids, on_duplicate
-    )
-    examples.notes += found
-    columns = [examples.columns[name] for name in sorted(examples.columns)]
-    names = json.dumps([examples.classes, sorted(examples.columns)], sort_keys=True).encode()
-    return examples, splits, digest(examples.hashes, *columns, *splits.values(), np.frombuffer(names, dtype=np.uint8))
-
-
-def _stamp(family: dict[str, Any]) -> str:
-    """Names, sizes and times of the files at `root` and `path`, and of those that the family says it reads (`files_of`), so
-    that what changed is read again."""
-    files_of = getattr(sys.modules.get(str(family.get("_target_")).rpartition(".")[0]), "files_of", None)
-    paths = files_of(**{k: v for k, v in family.items() if k != "_target_"}) if files_of else []
-    for place in filter(None, (family.get("root"), family.get("path"))):
-        top = os.path.expanduser(str(place))
-        paths += [top, *known.below(top)]
-    found = [(os.fsencode(path), *known.stamp(path)) for path in paths]
-    return hashlib.sha256(repr(found).encode()).hexdigest()
-
-
-def digest(*arrays: np.ndarray) -> str:
-    """A hash of shapes and values."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]

@@ -4,6 +4,7 @@ import numpy as np
 
 from tlmtl.data.examples import Examples
 from tlmtl.data.images import ArrayImages
+from tlmtl.errors import folder_of_package
 
 NAMES = [str(digit) for digit in range(10)]
 
@@ -13,12 +14,8 @@ def scans() -> tuple[np.ndarray, np.ndarray]:
 
     Read from the wheel's own gzipped CSV: importing scikit-learn for it takes as long as importing torch.
     """
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    spec = find_spec("sklearn")  # without importing it
-    assert spec is not None and spec.origin is not None
-    table = np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    place = folder_of_package("sklearn", "dataset=digits") / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(place, delimiter=",")
     return (table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8), table[:, -1].astype(np.int64)
 
 

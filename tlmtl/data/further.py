@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from tlmtl.config import build, check_dataset
-from tlmtl.data.dataset import Data, digest, plain, shared_settings
+from tlmtl.data.dataset import Data
 from tlmtl.data.examples import Examples
+from tlmtl.data.read import digest, plain, shared_settings
 from tlmtl.data.splits import divide
 from tlmtl.errors import ConfigError
 from tlmtl.tasks.base import Task

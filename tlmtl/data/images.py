@@ -10,17 +10,19 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
-from typing import Protocol, TypeVar
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tlmtl.data.decode import pixels
 from tlmtl.data.facts import Facts
 from tlmtl.errors import TlmtlError
-from tlmtl.preprocess import Preprocess, fit
+
+if TYPE_CHECKING:  # a report looks at images without importing torch
+    from torch import Tensor
+
+    from tlmtl.preprocess import Preprocess
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,8 +38,12 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Tensor, preprocess: Preprocess) -> Tensor:
+    def read(self, indices: "Tensor", preprocess: "Preprocess") -> "Tensor":
         """uint8 (n, C, H, W), resized and cropped as `preprocess` says."""
+        ...
+
+    def original(self, index: int) -> np.ndarray:
+        """uint8 (C, H, W): an image as it is stored."""
         ...
 
     def as_channels(self, channels: int) -> "Images":
@@ -57,12 +63,25 @@ class ArrayImages:
     def __init__(self, pixels: np.ndarray) -> None:
         if pixels.dtype != np.uint8 or pixels.ndim != 4:
             raise ValueError(f"Expected uint8 pixels (N, C, H, W). Found {pixels.dtype} {pixels.shape}.")
-        self.pixels, self.channels = torch.from_numpy(pixels), pixels.shape[1]
+        self.array, self.channels = pixels, pixels.shape[1]
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.array)
 
-    def read(self, indices: Tensor, preprocess: Preprocess) -> Tensor:
+    @cached_property
+    def pixels(self) -> "Tensor":
+        import torch
+
+        return torch.from_numpy(self.array)
+
+    def original(self, index: int) -> np.ndarray:
+        return self.array[index]
+
+    def read(self, indices: "Tensor", preprocess: "Preprocess") -> "Tensor":
+        import torch
+
+        from tlmtl.preprocess import fit
+
         return torch.cat([fit(self.pixels[part], preprocess) for part in indices.split(1024)])
 
     def as_channels(self, channels: int) -> "ArrayImages":
@@ -70,10 +89,10 @@ class ArrayImages:
             return self
         if channels == 3:
             return ArrayImages(self.pixels.expand(-1, 3, -1, -1).numpy())
-        return ArrayImages(luma(self.pixels).round().to(torch.uint8).numpy())
+        return ArrayImages(luma(self.pixels).round().byte().numpy())
 
     def hashes(self) -> np.ndarray:
-        return np.array([hash_pixels(image) for image in self.pixels.numpy()], dtype=np.int64)
+        return np.array([hash_pixels(image) for image in self.array], dtype=np.int64)
 
 
 class FileImages:
@@ -104,15 +123,19 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.facts)
 
-    def read(self, indices: Tensor, preprocess: Preprocess, as_known: bool = False) -> Tensor:
+    def read(self, indices: "Tensor", preprocess: "Preprocess", as_known: bool = False) -> "Tensor":
         """uint8 (n, C, H, W).
 
         Arguments:
             as_known: raise TlmtlError for an image that is no longer the one that was found when all were read.
         """
+        import torch
+
+        from tlmtl.preprocess import fit
+
         geometry = self.geometry(preprocess)
 
-        def one(index: int) -> Tensor:
+        def one(index: int) -> "Tensor":
             found = self.decoded(index, self.channels)
             if as_known and not self._is_known(index, found):
                 raise TlmtlError(
@@ -123,7 +146,10 @@ class FileImages:
 
         return torch.cat(in_threads(one, indices.tolist()))
 
-    def geometry(self, preprocess: Preprocess) -> Preprocess:
+    def original(self, index: int) -> np.ndarray:
+        return self.decoded(index, self.channels)
+
+    def geometry(self, preprocess: "Preprocess") -> "Preprocess":
         """How its images are brought to one shape."""
         return preprocess if self.same_shape or preprocess.size else preprocess.cropped()
 
@@ -176,8 +202,10 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], tell: Callable[[]
     return found
 
 
-def luma(images: Tensor) -> Tensor:
+def luma(images: "Tensor") -> "Tensor":
     """Grey float (N, 1, H, W) of grey or RGB images (N, C, H, W): ITU-R BT.601, as Pillow has it."""
+    import torch
+
     weights = torch.tensor([0.299, 0.587, 0.114] if images.shape[1] == 3 else [1.0])
     return (images * weights.view(1, -1, 1, 1)).sum(1, keepdim=True)
 

@@ -1,18 +1,20 @@
 """Which tasks of a data set are chosen, and whether their labels are there. A reconstruction needs none."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from tlmtl.data.examples import Examples
 from tlmtl.errors import ConfigError, nearest
 from tlmtl.schema import RECONSTRUCTION
-from tlmtl.tasks.base import Task
 from tlmtl.values import shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tlmtl.tasks.base import Task
 
 
 def select_tasks(wanted: Any, tasks: Mapping[str, Any], default: list[str], no_labels: str = "") -> list[str]:
@@ -81,13 +83,12 @@ def check_column(examples: Examples, task: str, column: str) -> None:
         )
 
 
-def without_labels(tasks: Mapping[str, Task], mask: Mapping[str, Tensor], splits: dict[str, np.ndarray]) -> list[str]:
+def without_labels(
+    tasks: "Mapping[str, Task]", mask: "Mapping[str, Tensor]", splits: dict[str, np.ndarray]
+) -> list[str]:
     """Notes on tasks that no validation or test example has a label of. Raises ConfigError when no task has one in
     validation that the best epoch could be chosen by: no primary one, or, where all are auxiliary, none."""
-    lacking = {
-        split: [name for name in tasks if not mask[name][torch.from_numpy(splits[split])].any()]
-        for split in ("val", "test")
-    }
+    lacking = {split: [name for name in tasks if not mask[name][splits[split]].any()] for split in ("val", "test")}
     choosing = [name for name, task in tasks.items() if task.primary] or list(tasks)
     if all(name in lacking["val"] for name in choosing):
         raise ConfigError(

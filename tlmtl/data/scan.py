@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.nn import functional as F
 
 from tlmtl.data import known
 from tlmtl.data.decode import decode_fast, opened, pixels
@@ -92,7 +90,9 @@ def perceptual_hash(image: np.ndarray) -> int:
     Zauner 2010, "Implementation and benchmarking of perceptual image hash functions" (pHash), with an antialiased
     bilinear filter for the reduction to 32x32. What is larger than `ENOUGH` is first reduced to that.
     """
+    import torch
     from scipy.fft import dctn
+    from torch.nn import functional as F
 
     pixels = torch.from_numpy(image)[None]
     if max(pixels.shape[-2:]) > ENOUGH:  # as integers: the numbers of a whole scan would take four times its memory

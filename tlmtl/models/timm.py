@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tlmtl.errors import ConfigError, nearest
+from tlmtl.errors import ConfigError, folder_of_package, nearest
 from tlmtl.models.encoder import Encoder, find_blocks, find_feature_size, find_memory_format
 from tlmtl.preprocess import Preprocess
 
@@ -18,6 +18,7 @@ def timm_model(name: str, image_size: int | None = None, *, channels: int = 3) -
         name: as `timm.list_models()` lists it, with a weights tag (`vit_tiny_patch16_224.augreg_in21k`) if you like.
         image_size: side of the images, where it is not to be the weights' own.
     """
+    folder_of_package("timm", f"model.name={name}")
     import timm
 
     if not timm.is_model(name):

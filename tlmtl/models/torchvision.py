@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tlmtl.errors import ConfigError, nearest
+from tlmtl.errors import ConfigError, folder_of_package, nearest
 from tlmtl.models.encoder import Encoder, find_blocks, find_feature_size, find_memory_format
 from tlmtl.preprocess import Preprocess
 
@@ -18,6 +18,7 @@ def torchvision_model(name: str, image_size: int | None = None, *, channels: int
         name: as `torchvision.models.list_models(module=torchvision.models)` lists it.
         image_size: side of the images, where it is not to be the weights' own (convolutional models take any).
     """
+    folder_of_package("torchvision", f"model.name={name}")
     from torchvision import models
 
     names = models.list_models(module=models)

@@ -1,4 +1,4 @@
-"""The images of a run's data set, found again through the run's own config. All that needs torch is in here, and waits."""
+"""The images of a run's data set, found again through the run's own config."""
 
 import io
 from collections.abc import Iterable
@@ -6,6 +6,7 @@ from typing import Any
 
 from tlmtl.errors import TlmtlError
 from tlmtl.report.folders import Run
+from tlmtl.schema import RECONSTRUCTION
 
 SIDE = 96  # pixels of the shorter side, at most
 
@@ -19,39 +20,50 @@ def read(
     of `allow`.
     """
     try:
-        data, why = _data(run, task, allow)
-        if data is None:
-            return {}, why
-        if data_hash and data.hash != data_hash:
-            return {}, "the data set has changed since the run"
-        where = {data.ids[at]: int(at) for at in data.splits["test"]}
-        return {name: _png(data.examples.images, where[name]) for name in ids if name in where}, ""
+        return _pictures(run, task, ids, data_hash, allow)
     except TlmtlError as error:
         return {}, f"the data set cannot be read: {str(error).splitlines()[0]}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         return {}, f"the data set cannot be read: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def _data(run: Run, task: str, allow: list[str]) -> tuple[Any, str]:
+def _pictures(
+    run: Run, task: str, ids: Iterable[str], data_hash: str | None, allow: list[str]
+) -> tuple[dict[str, bytes], str]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     from tlmtl import files
-    from tlmtl.config import Config
-    from tlmtl.data.parts import streams_of
+    from tlmtl.config import Config, check_dataset
+    from tlmtl.data.labels import with_reconstruction
+    from tlmtl.data.read import read
 
     path = run.path / "config.yaml"
     if not path.is_file():
-        return None, "its folder has no config.yaml"
+        return {}, "its folder has no config.yaml"
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
         _stay_offline(cfg.dataset)
-        found = streams_of(cfg.dataset, cfg.tasks, allow, files.cache_folder(cfg.output.cache))
+        part, node = _part(cfg.dataset, task)
+        common, family = check_dataset(with_reconstruction(node), "dataset")
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        return None, f"its config.yaml cannot be read: {(str(error).splitlines() or [''])[0]}"
-    data = next((one for one in found.values() if task in one.tasks), None)
-    return data, "" if data else f"its data set has no task {task} any more"
+        return {}, f"its config.yaml cannot be read: {(str(error).splitlines() or [''])[0]}"
+    if not part and task not in common.tasks:
+        return {}, f"its data set has no task {task} any more"
+    examples, splits, found = read(common, family, allow, files.cache_folder(cfg.output.cache))
+    if data_hash and found != data_hash:
+        return {}, "the data set has changed since the run"
+    where = {part + examples.ids[at]: int(at) for at in splits["test"]}
+    return {name: _png(examples.images.original(where[name])) for name in ids if name in where}, ""
+
+
+def _part(node: Any, task: str) -> tuple[str, Any]:
+    """What the ids of the data set that has `task` begin with, and its node: of a joint one, that of a part."""
+    for name, part in (node.get("parts") or {}).items():
+        if task in [f"{name}_{one}" for one in (*part.tasks, RECONSTRUCTION)]:
+            return f"{name}/", part
+    return "", node
 
 
 def _stay_offline(node: Any) -> None:
@@ -66,19 +78,13 @@ def _stay_offline(node: Any) -> None:
                 _stay_offline(node[key])
 
 
-def _png(images: Any, index: int) -> bytes:
-    import torch
+def _png(pixels: Any) -> bytes:
+    """A PNG file of uint8 (C, H, W), its shorter side no longer than `SIDE`."""
     from PIL import Image
 
-    from tlmtl.preprocess import Preprocess
-
-    facts, pixels = images.facts, getattr(images, "pixels", None)
-    if facts is not None:
-        own = min(int(facts.height[index]), int(facts.width[index]))
-    else:
-        own = min(pixels.shape[-2:]) if pixels is not None else SIDE
-    taken = images.read(torch.tensor([index]), Preprocess(min(own, SIDE), None, (0.5,), (0.5,)))[0]
-    array = taken.permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    if (scale := SIDE / min(image.size)) < 1:
+        image = image.resize((max(1, round(scale * image.width)), max(1, round(scale * image.height))))
     file = io.BytesIO()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(file, format="PNG", optimize=True)
+    image.save(file, format="PNG", optimize=True)
     return file.getvalue()
