@@ -1,5 +1,9 @@
 """A config is data that may come from a stranger: it cannot make the program import or run anything it does not name itself."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from conftest import nothing_written, refused, write
 
@@ -101,3 +105,57 @@ def test_an_allowed_module_is_checked_like_any_other(main, tmp_path):
     refused(main("train", "allow=[nope]", "+term.mine._target_=nope.A"), "cannot be imported", "nope")
     refused(main("train", "allow=my_terms"), "'allow'", "list")
     nothing_written(tmp_path)
+
+
+def test_modules_of_the_current_folder_shadow_nothing(tlmtl, tmp_path):
+    """Every command, in a folder with a module of each name of Python's own library."""
+    for name in sys.stdlib_module_names - {"this", "antigravity"}:
+        write(tmp_path / f"{name}.py", f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r} + ' ')\n")
+    swept = tlmtl(["train", "-m", "strategy=from_scratch,finetune_all", *SHORT, "source.train.epochs=1"], tmp_path)
+    assert swept.code == 0 and "2 row(s)" in swept.out, swept.all
+    folder = next((tmp_path / "outputs/sweeps/latest").glob("*/run.json")).parent
+    for words in (
+        ["compare", "outputs"],
+        ["report", "outputs"],
+        ["check"],
+        ["list"],
+        ["cache"],
+        ["predict", str(folder), "."],
+    ):
+        said = tlmtl(words, tmp_path)
+        assert "Traceback" not in said.all
+    assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
+
+
+def test_a_repository_runs_nothing_of_its_own(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True)
+
+    monkeypatch.chdir(tmp_path)
+    git("init")
+    write(tmp_path / "a b.txt", "one\n")
+    write(tmp_path / "below" / "c.txt", "one\n")
+    git("add", ".")
+    git("commit", "-m", "first")
+    git("config", "core.fsmonitor", "touch ran; false")
+    git("config", "filter.mine.clean", "touch ran; cat")
+    write(tmp_path / ".gitattributes", "* filter=mine\n")
+    os.utime(tmp_path / "a b.txt", (1, 1))  # looks changed
+    clean = results.provenance()["git_sha"]
+    assert len(clean) == 12
+    write(tmp_path / "a b.txt", "two\n")
+    monkeypatch.chdir(tmp_path / "below")
+    assert results.provenance()["git_sha"] == f"{clean}-dirty"
+    write(tmp_path / "a b.txt", "one\n")
+    assert results.provenance()["git_sha"] == clean
+    (tmp_path / "below" / "c.txt").unlink()
+    assert results.provenance()["git_sha"] == f"{clean}-dirty"
+    assert not list(tmp_path.rglob("ran"))
+
+
+def test_a_script_without_a_main_guard_may_start_a_sweep(tmp_path):
+    words = ["train", "-m", "strategy=from_scratch", "seed=0,1", *SHORT]
+    write(tmp_path / "mine.py", f"import tlmtl.cli\nprint('begun')\nprint('code', tlmtl.cli.main({words}))\n")
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "begun" and lines.count("begun") == 1 and lines[-1] == "code 0", done.stdout + done.stderr

@@ -205,15 +205,32 @@ def _version(name: str) -> str:
 
 
 def _git_sha() -> str | None:
-    """The commit of the working folder that the run was started in, `-dirty` when files differ from it."""
+    """The commit of the working folder that the run was started in, `-dirty` when files differ from it.
+
+    The repository may be a stranger's, and nothing of it is run: no file monitor, no hook, no filter. So what looks changed is
+    compared as it is.
+    """
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+        commit = _git("rev-parse", "--short=12", "HEAD").strip()
+        top = _git("rev-parse", "--show-toplevel").strip()
+        lines = _git("-C", top, "diff-files", "--raw", "--no-abbrev", "-z", "--ignore-submodules").split("\0")
+        looks = dict(zip(lines[1::2], lines[::2], strict=False))  # by path: what the index has of it
+        there = {path: line.split()[2] for path, line in looks.items() if line.split()[4] == "M" and "\n" not in path}
+        hashes = (
+            _git("-C", top, "hash-object", "--no-filters", "--stdin-paths", input="\n".join(there)) if there else ""
+        )
+        changed = len(there) < len(looks) or hashes.split() != list(there.values())
+        staged = _git("diff-index", "--cached", "--raw", "--ignore-submodules", "HEAD")
+    except (OSError, subprocess.SubprocessError, IndexError):
         return None
-    return found.stdout.strip() or None
+    return f"{commit}-dirty" if changed or staged else commit
+
+
+def _git(*words: str, input: str = "") -> str:
+    command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *words]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment, input=input)
+    return done.stdout
 
 
 @contextmanager

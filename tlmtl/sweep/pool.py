@@ -108,7 +108,8 @@ class _Pool:
         for left in reversed(range(STARTS)):
             process = self.context.Process(target=child.main, args=arguments, daemon=False)
             try:
-                process.start()
+                with server.own_modules():
+                    process.start()
                 break
             except (OSError, EOFError) as error:  # the fork server died: asked again, Python starts another
                 if not left:

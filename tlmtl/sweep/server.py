@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing import forkserver, resource_tracker, spawn, util
 from typing import Any, NoReturn
 from unittest import mock
 
@@ -28,7 +28,11 @@ def start() -> None:
     Call it before anything in this process trains or computes on more than one thread: no fork could do so any more.
     """
     forkserver.set_forkserver_preload(IMPORTS)
-    with _deaf(), contextlib.suppress(OSError, EOFError):  # asked again, and said, when the first run is started
+    with (
+        _deaf(),
+        _safe_path(),
+        contextlib.suppress(OSError, EOFError),
+    ):  # asked again, and said, when the first run is started
         if not forks():
             forkserver.ensure_running()
             return
@@ -37,6 +41,19 @@ def start() -> None:
         resource_tracker.ensure_running()
         with mock.patch.object(util, "spawnv_passfds", _fork):
             forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def own_modules() -> Iterator[None]:
+    """Within, a process that is started imports what it needs, and not the script that this one was started with: that would
+    start a sweep of its own, unless it is written for it."""
+    prepare = spawn.get_preparation_data
+
+    def without_main(name: str) -> dict[str, Any]:
+        return {key: value for key, value in prepare(name).items() if not key.startswith("init_main")}
+
+    with _safe_path(), mock.patch.object(spawn, "get_preparation_data", without_main):
+        yield
 
 
 def forks() -> bool:
@@ -57,6 +74,13 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python's helpers are started by `python -c`, which would import what lies in the current folder under their names."""
+    with mock.patch.dict(os.environ, PYTHONSAFEPATH="1"):
+        yield
 
 
 @contextlib.contextmanager
