@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pexpect
 import pytest
 from conftest import TLMTL, refused
@@ -67,7 +68,7 @@ def root(tmp_path, monkeypatch) -> Path:
     keep(root, "images", IMAGES, 1100)
     source(root)
     paths = [str(tmp_path / "data" / f"{i}.png") for i in range(7)]
-    found = known.pd.DataFrame({"hash": np.arange(7)})
+    found = pd.DataFrame({"hash": np.arange(7)})
     known.keep(known.place("data", root), paths, np.zeros((7, 3), np.int64), found)
     plan = {"about": {"model": FEATURES["model"], "device": "cpu"}, "plan": {"precision": "bf16-mixed"}}
     (root / "plans").mkdir()

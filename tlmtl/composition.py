@@ -2,10 +2,11 @@
 
 import json
 import logging
+import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import QuotedString
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tlmtl import fill, identity
 from tlmtl.columns import SHOWN
@@ -35,6 +39,7 @@ USERS = ("tlmtl-user", "command-line")  # where configs of the user's own come f
 
 log = logging.getLogger("tlmtl")
 _warned: set[Path] = set()
+_PACKAGED: dict[tuple[Any, ...], tuple[bytes, dict[str, Any]]] = {}  # what a `Loader` keeps of packaged files
 
 
 class UserConfigs(SearchPathPlugin):
@@ -49,15 +54,52 @@ UserConfigs.__module__ = "hydra_plugins.tlmtl_configs"  # Hydra 1.3 takes plugin
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader of configs, which remembers what the chosen members of groups give before single values are set: that is
-    what `overrides` are told from, and composing takes a quarter of a second."""
+    """Hydra's loader of configs. What the chosen members of groups give takes it a quarter of a second, and is kept: configs
+    that differ in single values alone are made from it, and it is what `overrides` are told from.
 
-    chosen: dict[str, Any] | None = None  # of the last config; dotted key -> value
+    Arguments:
+        kept: by config name and choices: the config that they alone give, pickled, and its leaves.
+    """
 
-    def _compose_config_from_defaults_list(self, defaults: Any, repo: Any) -> DictConfig:
-        cfg = super()._compose_config_from_defaults_list(defaults=defaults, repo=repo)
-        self.chosen = leaves(cfg)
+    def __init__(self, path: ConfigSearchPath, kept: dict[tuple[Any, ...], tuple[bytes, dict[str, Any]]]) -> None:
+        super().__init__(path)
+        self.kept = kept
+        self.chosen: dict[str, Any] | None = (
+            None  # of the last config: dotted key -> value, as its choices alone give it
+        )
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if validate_sweep_overrides:
+            self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
+        choices = [str(one.input_line) for one in parsed if self._chooses(one)]
+        key = (config_name, run_mode, *choices)
+        if key not in self.kept:
+            cfg = super().load_configuration(config_name, choices, run_mode, from_shell, validate_sweep_overrides=False)
+            self.kept[key] = pickle.dumps(cfg), leaves(cfg)
+        text, self.chosen = self.kept[key]
+        cfg = pickle.loads(text)
+        values = [one for one in parsed if not one.is_sweep_override() and not self._chooses(one)]
+        try:
+            self._apply_overrides_to_config(values, cfg)
+        except OmegaConfBaseException as error:  # as Hydra does
+            raise ConfigCompositionException().with_traceback(error.__traceback__) from error
+        cfg.hydra.overrides.hydra = [one.input_line for one in parsed if one.is_hydra_override()]
+        cfg.hydra.overrides.task = [one.input_line for one in parsed if not one.is_hydra_override()]
         return cfg
+
+    def _chooses(self, override: Override) -> bool:
+        """Whether an override says which files a config is made of."""
+        if override.is_sweep_override() or isinstance(override.value(), dict):
+            return False
+        return override.key_or_group == "hydra.searchpath" or self.repository.group_exists(override.key_or_group)
 
 
 @contextmanager
@@ -74,7 +116,8 @@ def loading(config_dir: str | None = None) -> Iterator[Loader]:
         path.prepend("command-line", folder, SearchPathQuery(provider="schema"))  # where Hydra puts it
     GlobalHydra.instance().clear()
     try:
-        loader = Loader(path)
+        # Files of the user's may be others when the next command is run in this process.
+        loader = Loader(path, {} if config_dir or user_folder() else _PACKAGED)
         GlobalHydra.instance().initialize(Hydra("tlmtl", loader))
         yield loader
     finally:
@@ -127,8 +170,6 @@ def _loader() -> Loader:
 
 def check_choices(overrides: Sequence[str]) -> None:
     """Raises ConfigError where a group is given what is no name of a member. Hydra's own message does not say which group."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element().lstrip("+~")
         group, value = key.split("@")[0], override.value()
@@ -156,7 +197,8 @@ def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
     }
     _warn_of_hidden(choices, [s.path for s in cfg.hydra.runtime.config_sources if s.provider in USERS])
     checked = merge_schema(cfg)
-    terms = [name for name in checked.term if name in _members("term")]  # Hydra does not report choices of lists
+    # Hydra does not report choices of lists
+    terms = [name for name in checked.term if name in _members("term")] if checked.term else []
     if chosen is None or not _plain_choices(said):
         chosen = leaves_of_choices(json.dumps({**choices, "term": f"[{','.join(terms or ['none'])}]"}, sort_keys=True))
     base = chosen
@@ -177,9 +219,9 @@ def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
         + sorted(f"{key}={_text(value)}" for key, value in changed.items() if _is_setting(key))
         + sorted(f"~{key}" for key in dropped if _is_setting(key)),
     )
-    fill.parts(checked, _members("dataset"), _preset)
+    fill.parts(checked, partial(_members, "dataset"), _preset)
     fill.tasks(checked)
-    fill.further_sets(checked, _members("dataset"), _preset)
+    fill.further_sets(checked, partial(_members, "dataset"), _preset)
     OmegaConf.set_struct(checked, True)
     return checked
 
@@ -270,8 +312,6 @@ def leaves_of_choices(choices: str) -> dict[str, Any]:
 
 def first_job(overrides: list[str]) -> list[str]:
     """A sweep's overrides with the first value of each, which is what can be shown of it."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     parsed = OverridesParser.create().parse_overrides(overrides)
     return [
         f"{item.get_key_element()}={next(item.sweep_string_iterator())}" if item.is_sweep_override() else text

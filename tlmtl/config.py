@@ -8,9 +8,11 @@ imports torch.
 import dataclasses
 import importlib
 import inspect
+import pickle
 import types
 import typing
 from dataclasses import field
+from functools import lru_cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -141,6 +143,13 @@ def omegaconf_error(error: OmegaConfBaseException, known: list[str], cfg: DictCo
 
 def typed(schema: type, node: Any, where: str) -> DictConfig:
     """`node` as the dataclass `schema` describes it. Raises ConfigError naming `where.key`."""
+    content = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    return pickle.loads(_typed(schema, pickle.dumps(content), where))
+
+
+@lru_cache(maxsize=1024)  # jobs of a sweep mostly have the same tasks
+def _typed(schema: type, content: bytes, where: str) -> bytes:
+    node = pickle.loads(content)
     fields = [item.name for item in dataclasses.fields(schema)]
     for key in node:
         if key not in fields:
@@ -151,7 +160,7 @@ def typed(schema: type, node: Any, where: str) -> DictConfig:
         key = str(error.full_key or error.key or _where(schema, node))
         raise ConfigError(f"Wrong value at '{where}.{key}': {reason(error, at(node, key))}") from error
     check_lists(schema, merged, where)
-    return merged
+    return pickle.dumps(merged)
 
 
 def check_dataset(node: DictConfig, where: str) -> tuple[DictConfig, dict[str, Any]]:

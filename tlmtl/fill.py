@@ -45,11 +45,11 @@ def _is_joint(node: Any) -> bool:
     return node is not None and node.get("_target_") == JOINT
 
 
-def parts(cfg: DictConfig, known: list[str], preset: Callable[..., DictConfig]) -> None:
+def parts(cfg: DictConfig, members: Callable[[], list[str]], preset: Callable[..., DictConfig]) -> None:
     """Put the configs of the data sets that `dataset.parts` of a joint one lists in its place, by name.
 
     Arguments:
-        known: names of data sets.
+        members: names of data sets.
         preset: the config of one of them.
 
     Raises ConfigError for what is no data set, and for a part named twice.
@@ -58,6 +58,7 @@ def parts(cfg: DictConfig, known: list[str], preset: Callable[..., DictConfig]) 
         node = OmegaConf.select(cfg, where)
         if not _is_joint(node):
             continue
+        known = members()
         listed = node.get("parts")
         items = [(str(n), v) for n, v in listed.items()] if OmegaConf.is_dict(listed) else _listed(listed, where)
         found: dict[str, Any] = {}
@@ -126,11 +127,11 @@ def _check_names(filled: DictConfig, where: str) -> None:
             )
 
 
-def further_sets(cfg: DictConfig, known: list[str], preset: Callable[..., DictConfig]) -> None:
+def further_sets(cfg: DictConfig, members: Callable[[], list[str]], preset: Callable[..., DictConfig]) -> None:
     """Put the configs of the data sets that `evaluate.also` lists in its place, by name.
 
     Arguments:
-        known: names of data sets.
+        members: names of data sets.
         preset: the config of one of them.
 
     Raises ConfigError for what is neither a data set nor a path.
@@ -140,6 +141,7 @@ def further_sets(cfg: DictConfig, known: list[str], preset: Callable[..., DictCo
         return
     found: dict[str, Any] = {}
     words = [] if wanted is None else list(wanted) if OmegaConf.is_list(wanted) else [wanted]
+    known = members() if words else []
     for word in words:
         if not isinstance(word, str) or not word.strip():
             raise ConfigError(

@@ -21,6 +21,8 @@ def load(graph: bytes, threads: int, half: bool) -> tuple[Callable[[Tensor], Ten
             on a processor that has bfloat16.
     """
     core = _core()
+    # Elsewhere it imitates 16 bits, and what an image gives then depends on where it stands in a batch.
+    half = half and bool({"BF16", "FP16"} & set(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")))
     compiled = core.compile_model(
         core.read_model(graph),
         "CPU",
