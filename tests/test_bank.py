@@ -125,6 +125,7 @@ heads = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(["classification", "weighted", "multilabel", "regression"]),

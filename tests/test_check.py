@@ -179,6 +179,7 @@ def test_copies_kept_together_are_not_refused(main, tmp_path):
     assert said.code == 0 and "exact copy among" not in said.out and "20 images more than once in a split" in said.out
 
 
+@pytest.mark.slow
 def test_the_exit_code_is_what_train_would_do(main, folder, table):
     short = ("strategy=from_scratch", "train.epochs=1", "progress=false")
     skip = ("dataset.on_bad_image=skip", "dataset.on_duplicate=allow")

@@ -58,7 +58,9 @@ def off(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "transformer" else []) for name in FAMILIES]
+)
 def test_engines_give_what_pytorch_gives_and_an_image_does_not_depend_on_its_company(name, capfd):
     module, pixels = family(name)
     before = {key: value.clone() for key, value in module.state_dict().items()}

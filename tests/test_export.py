@@ -66,6 +66,7 @@ def images_in(folder, numbers, size=8):
     return [f"{folder.name}/{i:04}.png" for i in numbers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "near"), [(8, 1e-5), (41, 0.02)])
 def test_the_example_for_onnx_says_what_predict_says_without_torch(main, run, exported, tmp_path, size, near):
     names = images_in(tmp_path / "new", range(0, 500, 10), size)
@@ -88,6 +89,7 @@ def test_the_example_for_onnx_says_what_predict_says_without_torch(main, run, ex
     assert differ <= (0 if size == 8 else 1)
 
 
+@pytest.mark.slow
 def test_the_example_for_pt2_runs_without_tlmtl(exported, tmp_path):
     out = python(example("run_pt2.py", tmp_path), exported["pt2"], cwd=tmp_path)
     assert out.splitlines() == [
@@ -150,6 +152,7 @@ def test_onnx_takes_any_number_of_images_and_names_its_outputs(exported):
     assert np.allclose(together[0].sum(1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_which_say_nothing_of_the_machine(main, run, exported, tmp_path):
     for form, path in exported.items():
         assert main("export", str(run), "--format", form, "--out", form).code == 0

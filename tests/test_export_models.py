@@ -35,12 +35,14 @@ def coloured(tmp_path):
     return ["dataset=folder", f"dataset.root={tmp_path / 'photos'}"]
 
 
+@pytest.mark.slow
 def test_resnet_of_grey_images(main, tmp_path):
     about = exported(main, run_of(tmp_path / "run", "model=resnet18", *SMALL), "onnx")
     assert about["input"]["shape"] == ["batch", 1, 32, 32] and len(about["preprocess"]["mean"]) == 3
     assert 0 < about["compared"]["largest_difference"]["digit"] <= 1e-4
 
 
+@pytest.mark.slow
 def test_small_cnn_of_colour_images(main, tmp_path, coloured):
     run = run_of(tmp_path / "run", *coloured, "head.hidden=[8]", "model.width=4")
     about = exported(main, run, "pt2")
@@ -48,6 +50,7 @@ def test_small_cnn_of_colour_images(main, tmp_path, coloured):
     assert about["compared"]["images"].endswith("of the run's own validation and test images")
 
 
+@pytest.mark.slow
 def test_parts_keep_their_own_statistics(main, tmp_path):
     run = run_of(tmp_path / "run", "dataset=joint", "dataset.parts=[digits,mnist5k]", "model.width=4")
     about = exported(main, run, "onnx")

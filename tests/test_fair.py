@@ -31,6 +31,7 @@ def tuned(cwd: Path, name: str = "it") -> dict[str, list[dict[str, str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_two_methods_three_trials_two_seeds(main, tmp_path):
     command = [*FAIR, *TWO, "tune.space.optimizer.weight_decay=null", "tune.space.train.batch_size=range(16,49,16)"]
     one = main(*command, "tune.trials=1")
@@ -113,6 +114,7 @@ def test_trials_without_a_sweep_are_refused(main):
     refused(main("train", "tune.trials=3"), "tune.trials=3 makes a sweep of trials and runs: add -m")
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_how_much_there_is_to_do(main, tmp_path):
     said = main(*FAIR, *TWO, "tune.trials=7", "sweep.dry_run=true", "tune.space.train.batch_size=16,32")
     assert said.code == 0 and "14 trial(s) at most, then 4 run(s)" in said.out

@@ -91,7 +91,10 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[] if name in ("small_cnn", "torchvision") else pytest.mark.slow) for name in FAMILIES],
+)
 def test_kept_features_give_the_numbers_of_the_plain_loop(tmp_path, family):
     few = ("dataset.val_fraction=0.05", "dataset.test_fraction=0.05", "train.epochs=2", "train.evaluate_every=50%")
     both(tmp_path, *FAMILIES[family], *few)
@@ -103,7 +106,10 @@ def test_kept_features_give_the_numbers_of_the_plain_loop(tmp_path, family):
         ("dataset=two_digits", "model.pool=2", "tasks=[left,right,sum]", *TENTH),
         ("dataset=two_digits", "tasks=[left,sum]", "sharing=none", *TENTH),
         ("dataset=two_digits", "tasks=[left,sum]", "sharing=mmoe", *TENTH),
-        ("dataset=joint", "dataset.parts=[digits,mnist5k]", "tasks=all", "dataset.labels_per_class=null", *RANDOM),
+        pytest.param(
+            ("dataset=joint", "dataset.parts=[digits,mnist5k]", "tasks=all", "dataset.labels_per_class=null", *RANDOM),
+            marks=pytest.mark.slow,
+        ),
         ("head.hidden=[16]", "head.dropout=0.3", "train.clip=0.5", "train.ema=0.9", "train.accumulate=2"),
         ("train.sampler=balanced", "train.class_weights=balanced", "train.early_stopping=3st", "train.evaluate_every=1st"),
     ],
@@ -214,6 +220,7 @@ def test_a_checkpoint_holds_no_frozen_backbone(tmp_path):
     assert size < 60_000  # heads, their optimizer's state and random states; the backbone alone takes more
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["linear_probe", "staged"]),

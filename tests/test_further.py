@@ -89,6 +89,7 @@ def test_further_pictures_of_another_shape_are_read_as_predict_reads_them(main, 
     assert rows["dataset"][1] == "folder->wide" and rows["test/accuracy"][1] == pytest.approx(right)
 
 
+@pytest.mark.slow
 def test_a_further_set_that_changed_makes_a_sweep_stale(main, tmp_path):
     table(tmp_path / "mine", 0, 120), table(tmp_path / "theirs", 200, 40)
     words = [
@@ -108,6 +109,7 @@ def test_a_further_set_that_changed_makes_a_sweep_stale(main, tmp_path):
     assert "a further test set changed" in said and "2 to do" in said
 
 
+@pytest.mark.slow
 def test_a_rate_is_chosen_by_the_runs_own_validation(main, tmp_path):
     table(tmp_path / "mine", 0, 120), table(tmp_path / "theirs", 200, 40)
     words = [
@@ -130,6 +132,7 @@ def test_all_folds_are_a_sweep():
         all_folds("dataset.fold=all/4", False)
 
 
+@pytest.mark.slow
 def test_folds_are_repeats_when_asked(main, tmp_path):
     table(tmp_path / "mine", 0, 120)
     said = main(

@@ -91,8 +91,11 @@ class Loader(ConfigLoaderImpl):
             self._apply_overrides_to_config(values, cfg)
         except OmegaConfBaseException as error:  # as Hydra does
             raise ConfigCompositionException().with_traceback(error.__traceback__) from error
-        cfg.hydra.overrides.hydra = [one.input_line for one in parsed if one.is_hydra_override()]
-        cfg.hydra.overrides.task = [one.input_line for one in parsed if not one.is_hydra_override()]
+        for name, own in (("hydra", True), ("task", False)):
+            stray = [
+                line for line in cfg.hydra.overrides[name] if line not in choices
+            ]  # a file's, which `guard` refuses
+            cfg.hydra.overrides[name] = [*stray, *(one.input_line for one in parsed if one.is_hydra_override() is own)]
         return cfg
 
     def _chooses(self, override: Override) -> bool:

@@ -227,9 +227,20 @@ def _git_sha() -> str | None:
 
 
 def _git(*words: str, input: str = "") -> str:
-    command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *words]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment, input=input)
+    """What git prints, with everything switched off that a repository's config could have it run."""
+    quiet = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+    asked = ["git", "config", "-z", "--name-only", "--get-regexp", "^filter[.]"]
+    found = subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.split("\0")
+    quiet |= {name: "false" if name.endswith(".required") else "" for name in found if name}
+    numbered = [
+        (f"GIT_CONFIG_{word}_{i}", text)
+        for i, pair in enumerate(quiet.items())
+        for word, text in zip(("KEY", "VALUE"), pair, strict=True)
+    ]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_CONFIG_COUNT": str(len(quiet)), **dict(numbered)}
+    done = subprocess.run(
+        ["git", *words], capture_output=True, text=True, timeout=10, check=True, env=environment, input=input
+    )
     return done.stdout
 
 
