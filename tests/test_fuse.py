@@ -351,7 +351,7 @@ def jobs(count: int, size=(64, 10), steps=200, why="", checkpoint=False) -> list
     cfg = SimpleNamespace(dataset={}, seed=0, head=SimpleNamespace(dropout=0.0))
     every = steps if isinstance(steps, list) else [steps] * count
     return [
-        SimpleNamespace(key=str(i), head=known, steps=every[i], cfg=cfg, has_checkpoint=checkpoint)
+        SimpleNamespace(key=str(i), head=known, steps=every[i], cfg=cfg, has_checkpoint=checkpoint, draws="")
         for i in range(count)
     ]
 

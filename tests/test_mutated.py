@@ -20,7 +20,6 @@ from PIL import Image
 
 from tlmtl import cli, commands, hardware, identity, pretrain
 from tlmtl.assemble import setup
-from tlmtl.composition import leaves_of_choices
 from tlmtl.loop import fit
 from tlmtl.presets import GROUP_NAMES, packaged_folder
 from tlmtl.training import State, Watch
@@ -195,7 +194,6 @@ def law(place: Path, capfd, case: tuple[list[str], str, str]) -> None:
         group = words[-1].split("=")[0]
         (file := place / "mine" / group / "mine.yaml").parent.mkdir(parents=True, exist_ok=True)
         file.write_text(preset)
-    leaves_of_choices.cache_clear()
     capfd.readouterr()
     code = cli.main(["train", *words, "progress=false"])  # what would be a traceback comes through here
     said = capfd.readouterr()

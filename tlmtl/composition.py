@@ -4,7 +4,7 @@ import json
 import logging
 import pickle
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -135,7 +135,6 @@ def register() -> None:
     from tlmtl.sweep import launcher
 
     version.setbase("1.3")
-    leaves_of_choices.cache_clear()  # another working folder may hold other configs
     Plugins.instance().register(UserConfigs)
     launcher.register(finish)
     sweeper.register()
@@ -161,7 +160,7 @@ def known_keys() -> list[str]:
     """The keys of the last config, or, where none came about, of the default one."""
     loader = _loader()
     if loader.chosen is None:
-        leaves_of_choices("{}")
+        _leaves_of({})
     return list(loader.chosen or [])
 
 
@@ -203,7 +202,7 @@ def finish(cfg: DictConfig, said: Sequence[str]) -> DictConfig:
     # Hydra does not report choices of lists
     terms = [name for name in checked.term if name in _members("term")] if checked.term else []
     if chosen is None or not _plain_choices(said):
-        chosen = leaves_of_choices(json.dumps({**choices, "term": f"[{','.join(terms or ['none'])}]"}, sort_keys=True))
+        chosen = _leaves_of({**choices, "term": f"[{','.join(terms or ['none'])}]"})
     base = chosen
     if base.get("allow", []) != [] or (
         checked.allow and not any(item.lstrip("+").startswith("allow=") for item in said)
@@ -303,11 +302,10 @@ def leaves(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
-@lru_cache(maxsize=64)
-def leaves_of_choices(choices: str) -> dict[str, Any]:
-    """The leaves of the config that choices of groups (JSON) alone give."""
-    overrides = [f"{group}={choice}" for group, choice in json.loads(choices).items() if choice is not None]
-    _loader().load_configuration("config", overrides, run_mode=RunMode.RUN)
+def _leaves_of(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of the config that choices of groups alone give."""
+    overrides = [f"{group}={choice}" for group, choice in sorted(choices.items()) if choice is not None]
+    _loader().load_configuration("config", overrides, RunMode.RUN)
     found = _loader().chosen
     assert found is not None
     return found
