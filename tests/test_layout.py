@@ -104,6 +104,7 @@ def test_seams_know_no_members(family):
             "feed",
             "images",
             "decode",
+            "read",
             "tabular",
             "examples",
             "splits",

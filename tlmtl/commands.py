@@ -63,13 +63,14 @@ def with_hydra(words: list[str], act: Callable[[Any], int], command: str = "trai
     from tlmtl import composition
     from tlmtl.explain import explain
     from tlmtl.guard import guard_search_path
+    from tlmtl.loader import known_keys, loading
 
     composition.register()
     parser = get_args_parser()
     parser.error = _wrong_flag  # type: ignore[method-assign]
     args = parser.parse_args(flags_first(words))
     show_log()
-    with composition.loading(args.config_dir) as loader:
+    with loading(args.config_dir) as loader:
         try:
             args.overrides = [as_space(all_folds(word, args.multirun)) for word in args.overrides]
             _check_flags(args, command)
@@ -84,7 +85,7 @@ def with_hydra(words: list[str], act: Callable[[Any], int], command: str = "trai
                 return _swept(cfg, loader)
             return act(composition.finish(cfg, args.overrides))
         except Exception as error:
-            explained = explain(error, args.overrides, composition.known_keys)
+            explained = explain(error, args.overrides, known_keys)
             if explained is error:
                 raise
             raise explained from error
@@ -129,7 +130,8 @@ def _composed(args: Any, loader: Any) -> Any:
     cfg.hydra.mode = cfg.hydra.mode or mode  # an experiment may be a sweep
     parsed = OverridesParser.create().parse_overrides(args.overrides)
     loader.validate_sweep_overrides_legal(parsed, cfg.hydra.mode, from_shell=True)
-    HydraConfig.instance().set_config(cfg)  # for configs that refer to it
+    if cfg.hydra.mode is RunMode.RUN:
+        HydraConfig.instance().set_config(cfg)  # for configs that refer to it; which makes it read-only
     return cfg
 
 

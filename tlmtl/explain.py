@@ -67,7 +67,7 @@ def _unreadable(error: Exception, said: Sequence[str]) -> ConfigError | None:
     package = Path(__file__).parent
     ours = [path for frame, _ in frames if (path := Path(frame.f_code.co_filename)).is_relative_to(package)]
     last = str(ours[-1].relative_to(package)) if ours else ""
-    if last not in ("commands.py", "guard.py", "composition.py", "explain.py"):
+    if last not in ("commands.py", "guard.py", "composition.py", "loader.py", "explain.py"):
         return None
     files = [frame.f_locals.get("config_path") for frame, _ in frames if frame.f_code.co_name == "load_config"]
     where = f"The config '{files[-1]}'" if files and files[-1] else "The config"

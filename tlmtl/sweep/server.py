@@ -46,13 +46,15 @@ def start() -> None:
 @contextlib.contextmanager
 def own_modules() -> Iterator[None]:
     """Within, a process that is started imports what it needs, and not the script that this one was started with: that would
-    start a sweep of its own, unless it is written for it."""
+    start a sweep of its own, unless it is written for it. Nor is it to start processes as this one does: joblib has a way of
+    its own, which it would not know."""
     prepare = spawn.get_preparation_data
+    left_out = ("init_main_from_name", "init_main_from_path", "start_method")
 
-    def without_main(name: str) -> dict[str, Any]:
-        return {key: value for key, value in prepare(name).items() if not key.startswith("init_main")}
+    def prepared(name: str) -> dict[str, Any]:
+        return {key: value for key, value in prepare(name).items() if key not in left_out}
 
-    with _safe_path(), mock.patch.object(spawn, "get_preparation_data", without_main):
+    with _safe_path(), mock.patch.object(spawn, "get_preparation_data", prepared):
         yield
 
 
