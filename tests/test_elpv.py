@@ -7,7 +7,7 @@ from conftest import refused, write
 from PIL import Image
 
 import tlmtl
-from tlmtl.data import dataset, elpv
+from tlmtl.data import elpv
 from tlmtl.data.dataset import load
 from tlmtl.errors import ConfigError
 from tlmtl.files import cache_folder
@@ -59,7 +59,7 @@ def test_its_pictures_are_those_of_its_own_loader(data):
 
 def test_without_the_package(main, monkeypatch):
     monkeypatch.setattr(elpv, "find_spec", lambda name: None)
-    dataset._examples.cache_clear()
+    read._examples.cache_clear()
     refused(main("train", "dataset=elpv"), "dataset=elpv", "not installed", "pip install 'tlmtl[elpv]'")
 
 

@@ -115,11 +115,8 @@ def test_modules_of_the_current_folder_shadow_nothing(tlmtl, tmp_path):
     assert swept.code == 0 and "2 row(s)" in swept.out, swept.all
     folder = next((tmp_path / "outputs/sweeps/latest").glob("*/run.json")).parent
     for words in (
-        ["compare", "outputs"],
         ["report", "outputs"],
         ["check"],
-        ["list"],
-        ["cache"],
         ["predict", str(folder), "."],
     ):
         said = tlmtl(words, tmp_path)

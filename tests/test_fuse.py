@@ -237,6 +237,7 @@ def test_runs_on_other_data_are_not_trained_together(main, tmp_path):
     assert "2 run(s): 0 to do" in main(*words).err  # each is found again as what it is
 
 
+@pytest.mark.slow
 def test_further_test_sets_are_measured_as_each_run_would(main, tmp_path):
     """What a regression's unit is follows from the labelled examples."""
     random = np.random.default_rng(0)
@@ -278,6 +279,7 @@ def test_limits_of_one_run_end_a_unit_and_none_of_its_runs(tmp_path):
     assert one.outcome(1, False) == ("failed", "The loss became nan", False)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_in_use_costs_its_own_run(tmp_path):
     words = ["train", "-m", "seed=0,1,2", "hardware.workers=1", *QUICK]
     assert call(words, tmp_path).returncode == 0
@@ -298,6 +300,7 @@ def head(*words: str, most: list[str] = QUICK) -> Head:
     return head_of(assemble(cfg)).of(identity.backbone_id(cfg), cfg.seed)
 
 
+@pytest.mark.slow
 def test_what_a_unit_may_differ_in():
     first = head()
     assert first.why == "" and not first.seeded

@@ -272,6 +272,7 @@ def test_parts_of_different_shapes_have_no_prediction(tmp_path, monkeypatch):
         load(ran.folder, [])
 
 
+@pytest.mark.slow
 def test_a_single_task_of_a_joint_data_set_is_a_baseline(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["dataset.labels_per_class=2", "train.epochs=2ep", "train.evaluate_every=1ep"]
@@ -295,6 +296,7 @@ def test_durations_in_examples_count_what_is_drawn():
     assert Sampling("longest").examples(SIZES, 10) == 540
 
 
+@pytest.mark.slow
 def test_a_weighting_that_has_nothing_to_compare_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["dataset.labels_per_class=2", "train.epochs=1st", "tasks=[digits_digit,mnist5k_digit]"]

@@ -36,7 +36,7 @@ class Bad(Term):
 QUICK = ["strategy=linear_probe", "train.epochs=2", "source.train.epochs=1"]
 THREE = ["train", "-m", "allow=[bad_terms]", "+term.bad._target_=bad_terms.Bad", "+term.bad.how=no,raise,kill", *QUICK]
 LONG = ["train", "-m", "seed=0,1", "strategy=from_scratch", "train.epochs=4000", "train.checkpoint_every=1%"]
-LOCAL = ["joblib", "submitit_local", pytest.param("ray", marks=pytest.mark.slow)]
+LOCAL = ["joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("submitit_local", "ray"))]
 
 
 def needs(launcher: str) -> None:
@@ -132,6 +132,7 @@ def test_a_run_that_slurm_preempts_goes_back_into_the_queue(tmp_path):
     assert sum("Going on after step" in text for text in logs) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_what_joblib_runs_with_checkpoints(tmp_path):
     needs("joblib")
     process = subprocess.Popen(

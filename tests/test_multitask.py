@@ -44,9 +44,15 @@ def compose(*more: str):
 @pytest.mark.parametrize(
     "more",
     [
-        ["train.clip=0.05", "train.early_stopping=2ep", "train.epochs=14", "train.evaluate_every=1ep"],
+        pytest.param(
+            ["train.clip=0.05", "train.early_stopping=2ep", "train.epochs=14", "train.evaluate_every=1ep"],
+            marks=pytest.mark.slow,
+        ),
         ["term=[l2_sp]", "train.epochs=4", "train.ema=0.9", "optimizer=sgd", "optimizer.lr=0.005"],
-        ["term=[distill_features]", "train.epochs=3", "train.accumulate=2", "dataset.augment=digits"],
+        pytest.param(
+            ["term=[distill_features]", "train.epochs=3", "train.accumulate=2", "dataset.augment=digits"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_separate_models_equal_runs_of_their_own(more, tmp_path, monkeypatch):
@@ -81,6 +87,7 @@ def test_separate_models_equal_runs_of_their_own(more, tmp_path, monkeypatch):
         assert len(stopped) > 1, "the tasks should stop at different steps, else this shows nothing"
 
 
+@pytest.mark.slow
 def test_what_cannot_matter_makes_no_other_run():
     def same(one: list[str], other: list[str]) -> bool:
         return identity.config_hash(compose(*one)) == identity.config_hash(compose(*other))
@@ -94,6 +101,7 @@ def test_what_cannot_matter_makes_no_other_run():
     assert not same(["strategy=multitask"], ["strategy=multitask", "fusion=average", "fusion.tasks=[left,right]"])
 
 
+@pytest.mark.slow
 def test_a_baseline_differs_in_tasks_sharing_and_weighting_alone():
     first = identity.baseline_id(compose("strategy=multitask"))
     for same in (
@@ -208,7 +216,13 @@ def test_labels_seen_counts_what_gave_a_loss(tmp_path, monkeypatch):
     assert state.labels == {"left": 3 * 20, "right": 3 * 40, "sum": 3 * 40} and state.examples == 3 * 40
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (packaged_folder() / "weighting").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("sum", "uncertainty", "famo", "pcgrad") else pytest.mark.slow)
+        for name in sorted(path.stem for path in (packaged_folder() / "weighting").glob("*.yaml"))
+    ],
+)
 def test_a_run_that_was_stopped_ends_the_same_with_every_weighting(name, tmp_path):
     short = ["train.epochs=6st", "train.evaluate_every=3st", "train.checkpoint_every=1st", "weighting.level=features"]
     cfg = pretrain.with_source(compose("strategy=multitask", f"weighting={name}", "train.accumulate=2", *short))

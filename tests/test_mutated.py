@@ -236,7 +236,7 @@ QUIET = {"deadline": None, "derandomize": True, "database": None, "print_blob": 
 QUIET["suppress_health_check"] = list(HealthCheck)
 
 
-@settings(max_examples=60, **QUIET)
+@settings(max_examples=25, **QUIET)
 @given(commands_with_a_fault())
 def test_a_mutated_config_ends_in_a_message_that_names_the_key(place, capfd, case):
     law(place, capfd, case)

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision import datasets
 
 import tlmtl
-from tlmtl.data import dataset, public
+from tlmtl.data import dataset, public, read
 from tlmtl.errors import ConfigError
 from tlmtl.preprocess import Preprocess
 
@@ -33,7 +33,7 @@ def photo(path, side=9):
 
 def loaded(name, root, *overrides, cache=None):
     cfg = tlmtl.compose([f"dataset={name}", f"dataset.root={root}", *overrides])
-    dataset._examples.cache_clear()
+    read._examples.cache_clear()
     return dataset.load(cfg.dataset, cfg.tasks, [], cache)
 
 

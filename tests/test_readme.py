@@ -59,7 +59,7 @@ def own(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["folder", "table"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("table", marks=pytest.mark.slow)])
 def test_three_commands_lead_from_images_to_predictions(own, kind, capsys):
     (block,) = re.findall(rf"```\n(tlmtl train -m dataset={kind} [^`]*?)```", README)
     train, compare, predict = [shlex.split(line)[1:] for line in block.strip().splitlines()]
