@@ -7,7 +7,7 @@ from conftest import refused, write
 from PIL import Image
 
 import tlmtl
-from tlmtl.data import elpv
+from tlmtl.data import elpv, read
 from tlmtl.data.dataset import load
 from tlmtl.errors import ConfigError
 from tlmtl.files import cache_folder

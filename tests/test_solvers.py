@@ -87,7 +87,8 @@ def test_logistic_is_scikit_learns_regression(n, size, classes, c):
     expected = other.predict_proba(x[n:].double().numpy())
     np.testing.assert_allclose(probabilities(found.head, x[n:]), expected, atol=1e-3 if c < 1 else 0.02)
     loss = F.nll_loss(torch.from_numpy(expected).log(), y[n:]).item()
-    assert found.tried[0].metrics["loss"] == pytest.approx(loss, abs=1e-4 if c < 1 else 1e-3) == told[0]
+    # 1e-4 on an AMD EPYC; an Intel Xeon's products round otherwise (1.9e-4)
+    assert found.tried[0].metrics["loss"] == pytest.approx(loss, abs=3e-4 if c < 1 else 1e-3) == told[0]
     assert found.tried[0].metrics["accuracy"] == pytest.approx((expected.argmax(1) == y[n:].numpy()).mean(), abs=0.011)
     assert found.examples == found.steps * n  # in single precision, far beyond the best strength, some digits go
 

@@ -35,9 +35,10 @@ def processes_left() -> list[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode()
+            folder = (path.parent / "cwd").resolve().name
         except OSError:
             continue
-        if line and f"tlmtl-mark-{os.getpid()}" in (path.parent / "cwd").resolve().name:
+        if line and f"tlmtl-mark-{os.getpid()}" in folder:
             found.append(line)
     return found
 
