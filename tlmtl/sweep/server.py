@@ -19,7 +19,7 @@ from unittest import mock
 
 from tlmtl import stopping, terminal
 
-IMPORTS = ["tlmtl.job", "tlmtl.together", "tlmtl.sweep.child", "pandas", "pyarrow.parquet", "psutil"]
+IMPORTS = ["tlmtl.job", "tlmtl.sweep.child", "pandas", "pyarrow.parquet", "psutil"]
 
 
 def start() -> None:
@@ -36,7 +36,7 @@ def start() -> None:
         if not forks():
             forkserver.ensure_running()
             return
-        for name in IMPORTS:
+        for name in [*IMPORTS, "tlmtl.together"]:
             with contextlib.suppress(Exception):  # a run that needs it says so
                 importlib.import_module(name)
         resource_tracker.ensure_running()
