@@ -384,6 +384,7 @@ def test_a_machine_that_does_other_work_is_not_timed():
     assert not found.record["trusted"] and not found.record["complete"]
 
 
+@pytest.mark.slow  # depends on how fast steps are before they are made slow
 def test_steps_that_turn_out_slow_end_the_timing(monkeypatch):
     """Steps take a hundred seconds from the second visit on: one of them, and no more."""
     monkeypatch.setattr(timing, "LEAST", 0.0)
